@@ -1,0 +1,36 @@
+"""One file a family: `config.json` to `Config`, and the file's weight names to ours. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mygpt.config import Config
+from mygpt.errors import InputError
+from mygpt.families import falcon, gpt_neox, llama
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.model_type: module.FAMILY for module in (llama, gpt_neox, falcon)
+}
+
+
+def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Family, Config]:
+    """The family and the architecture of a parsed `config.json`; `source` names it in errors.
+
+    Raises:
+        InputError: an unsupported model_type, or anything that is not understood and changes the mathematics.
+    """
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise InputError(
+            f"{source}: the model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
+        )
+    if quantization := raw.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise InputError(
+            f"{source}: weights quantized with {method!r} are not supported yet; use an unquantized one"
+        )
+    family = FAMILIES[model_type]
+    return family, family.read_config(Fields(raw, source))

@@ -1,0 +1,85 @@
+"""What a family's file describes: how to read `config.json`, and a mapping of weight names as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mygpt.config import Config
+from mygpt.errors import InputError
+from mygpt.families.fields import Fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A fused tensor of the file -> its parts, in the order of `Split.names`.
+Splitter = Callable[["Tensor", Config], "tuple[Tensor, ...]"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One tensor of the file that holds several of ours."""
+
+    names: tuple[str, ...]
+    splitter: Splitter
+
+
+@dataclass(frozen=True)
+class Family:
+    """A `model_type` of Hugging Face's `config.json`, and how to read it.
+
+    `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{p}` is
+    `weight` or `bias`. `skipped` are templates of tensors that a file may hold and the model does not need.
+    """
+
+    model_type: str
+    summary: str
+    examples: tuple[str, ...]
+    read_config: Callable[[Fields], Config]
+    names: Mapping[str, str | Split]
+    skipped: tuple[str, ...] = ()
+    _patterns: dict[re.Pattern[str], str | Split | None] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        targets = {**self.names, **dict.fromkeys(self.skipped)}
+        self._patterns.update({_pattern(template): target for template, target in targets.items()})
+
+    def translate(self, name: str, tensor: Tensor, config: Config) -> tuple[tuple[str, Tensor], ...] | None:
+        """Our names and tensors for one of the file's: none for a skipped one, None for an unknown one."""
+        for pattern, target in self._patterns.items():
+            match = pattern.fullmatch(name)
+            if match is None:
+                continue
+            if target is None:
+                return ()
+            if isinstance(target, str):
+                return ((target.format(**match.groupdict()), tensor),)
+            try:
+                parts = target.splitter(tensor, config)
+            except RuntimeError as error:  # torch's, of a view that has not as many elements
+                raise InputError(
+                    f"{name} of shape {tuple(tensor.shape)} does not fit config.json; download the checkpoint again"
+                ) from error
+            return tuple(
+                (part_name.format(**match.groupdict()), part)
+                for part_name, part in zip(target.names, parts, strict=True)
+            )
+        return None
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    literal = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{p\}", r"(?P<p>weight|bias)")
+    return re.compile(literal)
+
+
+def split_grouped_qkv(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows ordered as (key-value head, its query heads then key then value, head_dim) to q, k and v.
+
+    GPT-NeoX (one query head a group) and Falcon (n_heads / n_kv_heads of them) fuse so.
+    """
+    group = config.n_heads // config.n_kv_heads
+    heads = tensor.view(config.n_kv_heads, group + 2, config.head_dim, *tensor.shape[1:])
+    q, k, v = heads[:, :group], heads[:, group], heads[:, group + 1]
+    return q.flatten(0, 2), k.flatten(0, 1), v.flatten(0, 1)

@@ -1,0 +1,95 @@
+"""Typed reading of `config.json`, with errors that name the key, its value and what it must be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mygpt.config import Activation
+from mygpt.errors import InputError
+
+_REQUIRED = object()
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Typed access to `config.json`; each method raises InputError with the key, the value and the remedy.
+
+    A key that is absent or null takes the default; without a default it is required.
+    """
+
+    raw: Mapping[str, Any]
+    source: str = "config.json"
+
+    def error(self, key: str, expected: str) -> InputError:
+        """The error for a key whose value is not what it must be."""
+        return InputError(f"{self.source}: '{key}' must be {expected}, it is {self.raw.get(key)!r}")
+
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The value of a key, whatever its type."""
+        value = self.raw.get(key)
+        if value is not None:
+            return value
+        if default is _REQUIRED:
+            raise InputError(f"{self.source}: '{key}' is missing; is the file complete?")
+        return default
+
+    def integer(self, key: str, default: Any = _REQUIRED) -> int:
+        """A whole number above zero."""
+        value = self.get(key, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self.error(key, "a whole number above 0")
+        return value
+
+    def number(self, key: str, default: Any = _REQUIRED) -> float:
+        """A finite number above zero."""
+        value = self.get(key, default)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value <= 0:
+            raise self.error(key, "a number above 0")
+        return float(value)
+
+    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
+        """True or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, "true or false")
+        return value
+
+    def activation(self, key: str, default: Any = _REQUIRED) -> Activation:
+        """The name of an activation function."""
+        value = self.get(key, default)
+        if not isinstance(value, str) or value not in ACTIVATIONS:
+            raise self.error(key, f"one of {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[value]
+
+    def head_dim(self) -> int:
+        """`head_dim`, or the hidden size shared out over the heads."""
+        hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
+        if self.raw.get("head_dim") is not None:
+            return self.integer("head_dim")
+        if hidden % heads:
+            raise self.error("hidden_size", f"a multiple of 'num_attention_heads' ({heads})")
+        return hidden // heads
+
+    def kv_heads(self, key: str, default: int) -> int:
+        """The number of key-value heads, which divides that of the query heads."""
+        heads, kv_heads = self.integer("num_attention_heads"), self.integer(key, default)
+        if heads % kv_heads:
+            raise self.error(key, f"a divisor of 'num_attention_heads' ({heads})")
+        return kv_heads

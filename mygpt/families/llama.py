@@ -1,0 +1,62 @@
+"""Llama and what is shaped like it: Llama 1 to 3.3, TinyLlama, Vicuna, SmolLM2, Falcon 3, and many more."""
+
+from mygpt.config import Config
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+from mygpt.families.rope_fields import context_length, read_rope
+
+
+def _read_config(fields: Fields) -> Config:
+    n_heads = fields.integer("num_attention_heads")
+    head_dim = fields.head_dim()
+    rope = read_rope(fields, head_dim)
+    bias = fields.flag("attention_bias", False)
+    return Config(
+        vocab_size=fields.integer("vocab_size"),
+        n_layers=fields.integer("num_hidden_layers"),
+        hidden_size=fields.integer("hidden_size"),
+        n_heads=n_heads,
+        n_kv_heads=fields.kv_heads("num_key_value_heads", n_heads),
+        head_dim=head_dim,
+        intermediate_size=fields.integer("intermediate_size"),
+        context_length=context_length(fields, rope),
+        rope=rope,
+        norm="rms",
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        mlp="gated",
+        activation=fields.activation("hidden_act", "silu"),
+        attention_bias=bias,
+        attention_output_bias=bias,
+        mlp_bias=fields.flag("mlp_bias", False),
+        tie_embeddings=fields.flag("tie_word_embeddings", False),
+    )
+
+
+FAMILY = Family(
+    model_type="llama",
+    summary="Llama 1 to 3.3, CodeLlama, Vicuna, TinyLlama, OpenLLaMA, SmolLM2, DeepSeek-R1-Distill, Falcon 3",
+    examples=(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "meta-llama/Llama-3.2-1B-Instruct",
+        "meta-llama/Llama-2-70b-chat-hf",
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "lmsys/vicuna-7b-v1.5",
+        "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+    ),
+    read_config=_read_config,
+    names={
+        "model.embed_tokens.weight": "embed.weight",
+        "model.layers.{i}.input_layernorm.weight": "layers.{i}.attention_norm.weight",
+        "model.layers.{i}.self_attn.q_proj.{p}": "layers.{i}.attention.q.{p}",
+        "model.layers.{i}.self_attn.k_proj.{p}": "layers.{i}.attention.k.{p}",
+        "model.layers.{i}.self_attn.v_proj.{p}": "layers.{i}.attention.v.{p}",
+        "model.layers.{i}.self_attn.o_proj.{p}": "layers.{i}.attention.output.{p}",
+        "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.mlp_norm.weight",
+        "model.layers.{i}.mlp.gate_proj.{p}": "layers.{i}.mlp.gate.{p}",
+        "model.layers.{i}.mlp.up_proj.{p}": "layers.{i}.mlp.up.{p}",
+        "model.layers.{i}.mlp.down_proj.{p}": "layers.{i}.mlp.down.{p}",
+        "model.norm.weight": "norm.weight",
+        "lm_head.weight": "head.weight",
+    },
+    skipped=("model.layers.{i}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+)

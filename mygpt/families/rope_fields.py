@@ -1,0 +1,154 @@
+"""The rotary embedding of a `config.json`, spelled the new way (`rope_parameters`) or the old (`rope_scaling`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from mygpt.config import RopeConfig, RopeType
+from mygpt.errors import InputError
+from mygpt.families.fields import Fields
+
+# The keys that may stand beside `rope_type`. One that is not here may change the mathematics: refused.
+_ROPE_KEYS: dict[RopeType, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    "divisors": ("divisors",),
+}
+_HARMLESS_ROPE_KEYS = (
+    "type", "rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings",
+    "max_position_embeddings", "finetuned",
+)  # fmt: skip
+
+
+def read_rope(
+    model: Fields, head_dim: int, *, partial: float = 1.0, theta_key: str = "rope_theta"
+) -> RopeConfig:
+    """The rotary embedding; `partial` is the rotated share of a head where the file does not say.
+
+    Raises:
+        InputError: a type, or a key beside it, that is not understood and may change the mathematics.
+    """
+    key = "rope_parameters" if model.raw.get("rope_parameters") else "rope_scaling"
+    values = model.get(key, {})
+    if not isinstance(values, dict):
+        raise model.error(key, "an object")
+    scaling = Fields(values, f"{model.source}: '{key}'")
+    type_ = scaling.get("rope_type", scaling.get("type", "default"))
+    if not isinstance(type_, str) or type_ not in _ROPE_KEYS:
+        raise InputError(
+            f"{scaling.source}: the rope type {type_!r} is not supported; known are {_known_ropes()}"
+        )
+    for key in scaling.raw:
+        if key not in _ROPE_KEYS[type_] + _HARMLESS_ROPE_KEYS:
+            raise InputError(f"{scaling.source}: '{key}' is not understood for the rope type {type_!r}")
+    dim = int(head_dim * scaling.number("partial_rotary_factor", partial))
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise InputError(
+            f"{model.source}: {dim} rotary dimensions of {head_dim} a head; it must be an even number"
+        )
+    rope = RopeConfig(dim, scaling.number("rope_theta", model.number(theta_key, 10_000.0)), type_)
+    return _ROPE_READERS[rope.type](model, scaling, rope)
+
+
+def context_length(model: Fields, rope: RopeConfig) -> int:
+    """Tokens that the model can hold: the trained positions, stretched by the rope types that do so.
+
+    `linear` and `dynamic` repositories give the positions before stretching, `yarn` ones either.
+    """
+    positions = model.integer("max_position_embeddings", 2048)
+    if rope.type in ("linear", "dynamic"):
+        return int(positions * rope.factor)
+    if rope.type == "yarn":
+        return max(positions, int(rope.original_max_positions * rope.factor))
+    return positions
+
+
+def _known_ropes() -> str:
+    return ", ".join(name for name in _ROPE_KEYS if name != "divisors")  # GGUF's own, no repository's
+
+
+def _original_positions(model: Fields, scaling: Fields) -> int:
+    """The model's own key comes first, as transformers has it (Phi-3 repositories rely on it)."""
+    default = scaling.integer(
+        "original_max_position_embeddings", model.integer("max_position_embeddings", 2048)
+    )
+    return model.integer("original_max_position_embeddings", default)
+
+
+def _read_plain(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
+    return rope
+
+
+def _read_linear(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
+    return replace(rope, factor=scaling.number("factor"))
+
+
+def _read_dynamic(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
+    if rope.dim < 4:
+        raise InputError(f"{model.source}: the rope type 'dynamic' needs 4 rotary dimensions, not {rope.dim}")
+    positions = model.integer("max_position_embeddings", 2048)
+    return replace(rope, factor=scaling.number("factor"), original_max_positions=positions)
+
+
+def _read_llama3(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
+    low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+    if high <= low:
+        raise scaling.error("high_freq_factor", f"above 'low_freq_factor' ({low})")
+    return replace(
+        rope,
+        factor=scaling.number("factor"),
+        original_max_positions=_original_positions(model, scaling),
+        low_freq_factor=low,
+        high_freq_factor=high,
+    )
+
+
+def _read_yarn(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
+    original = _original_positions(model, scaling)
+    factor = scaling.number("factor", model.integer("max_position_embeddings", 2048) / original)
+    # 0 counts as absent, as in transformers.
+    mscales = [scaling.number(key) if scaling.raw.get(key) else None for key in ("mscale", "mscale_all_dim")]
+    default = _yarn_attention_factor(factor, *mscales)
+    return replace(
+        rope,
+        factor=factor,
+        original_max_positions=original,
+        beta_fast=scaling.number("beta_fast", 32.0),
+        beta_slow=scaling.number("beta_slow", 1.0),
+        attention_factor=scaling.number("attention_factor", default),
+        truncate=scaling.flag("truncate", True),
+    )
+
+
+def _yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
+    """What YaRN (arXiv:2309.00071, section 3.4) scales cos and sin by where the file does not say."""
+
+    def magnitude(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    if mscale and mscale_all_dim:
+        return magnitude(mscale) / magnitude(mscale_all_dim)
+    return magnitude(1.0)
+
+
+def _read_divisors(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
+    divisors = scaling.get("divisors")
+    numbers = isinstance(divisors, list) and all(isinstance(d, int | float) and d > 0 for d in divisors)
+    if not numbers or len(divisors) != rope.dim // 2:
+        raise scaling.error("divisors", f"a list of {rope.dim // 2} numbers")
+    return replace(rope, divisors=tuple(float(d) for d in divisors))
+
+
+_ROPE_READERS: dict[RopeType, Callable[[Fields, Fields, RopeConfig], RopeConfig]] = {
+    "default": _read_plain,
+    "linear": _read_linear,
+    "dynamic": _read_dynamic,
+    "llama3": _read_llama3,
+    "yarn": _read_yarn,
+    "divisors": _read_divisors,
+}
