@@ -1,0 +1,59 @@
+"""The matrices of the model: embeddings and projections, the latter alone or several in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Up to this many rows a product on the CPU is bound by reading the weights, and oneDNN's path behind
+# F.linear reads them at two thirds of the speed of these (benchmarks/linear.py).
+FEW_ROWS = 16
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (…, in) times weight (out, in), transposed, plus bias (out,)."""
+    rows = x.numel() // x.shape[-1]
+    if rows > FEW_ROWS or x.device.type != "cpu":
+        return F.linear(x, weight, bias)
+    flat = x.reshape(rows, -1)
+    y = torch.mv(weight, flat[0]) if rows == 1 else torch.mm(weight, flat.t()).t()
+    if bias is not None:
+        y = y + bias
+    return y.reshape(*x.shape[:-1], -1)
+
+
+class Embedding(nn.Embedding):
+    """`nn.Embedding` that is filled from a file alone."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: random numbers on the meta device would make torch import its compiler, for over a second."""
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by the faster kernel for few rows, filled from a file alone."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: see `Embedding`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, in) to (…, out)."""
+        return linear(x, self.weight, self.bias)
+
+
+class FusedLinear(Linear):
+    """Projections of the same input, stacked by rows: one product in place of several.
+
+    `slots` are their names, in order; the loader fills each by itself, so a shard of a slot is right
+    whatever is fused with it.
+    """
+
+    def __init__(self, in_features: int, slots: Mapping[str, int], bias: bool) -> None:
+        super().__init__(in_features, sum(slots.values()), bias)
+        self.slots = dict(slots)
+
+    def split(self, y: Tensor) -> tuple[Tensor, ...]:
+        """The slots' parts, (…, rows of the slot) each, of the layer's output."""
+        return torch.split(y, list(self.slots.values()), dim=-1)

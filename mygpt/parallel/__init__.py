@@ -1,0 +1,1 @@
+"""Placements of the one model: where its weights, its cache and its layers' work live."""

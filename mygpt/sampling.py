@@ -1,0 +1,73 @@
+"""From logits to the next token: pure functions. The order of the filters is that of transformers.
+
+Shapes: B sequences, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mygpt.errors import RunError
+from mygpt.options import Sampling
+
+
+def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor, seen: Tensor | None = None) -> Tensor:
+    """The next token of each sequence, (B,) int64.
+
+    Args:
+        logits: (B, V), of the ids that may be sampled.
+        sampling: what the user asked for.
+        uniforms: (B,) float64, one number in [0, 1) for each sequence: all the chance there is, so that a
+            sequence's result depends on no neighbour.
+        seen: (B, V) true at ids that the repetition penalty is for.
+
+    Raises:
+        RunError: a logit is not finite.
+    """
+    logits = logits.float()
+    if not bool(logits.isfinite().all()):
+        raise RunError("the model's logits are not finite; try --precision bf16-true or 32-true")
+    if seen is not None:
+        logits = penalize(logits, seen, sampling.repetition_penalty)
+    if sampling.greedy:
+        return logits.argmax(-1)
+    # Relative to the largest, so that a tiny temperature cannot overflow.
+    logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
+    ids = None
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits, ids = logits.topk(sampling.top_k)  # what follows works on these few alone
+    if sampling.top_p < 1:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p > 0:
+        logits = keep_min_p(logits, sampling.min_p)
+    choice = draw(logits.softmax(-1), uniforms)
+    return choice if ids is None else ids.gather(-1, choice[:, None])[:, 0]
+
+
+def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Positive logits of seen ids divided by the penalty, negative ones multiplied (CTRL, arXiv:1909.05858)."""
+    return logits.where(~seen, (logits / penalty).where(logits > 0, logits * penalty))
+
+
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """-inf for all but the fewest most likely ids that reach `top_p` together (arXiv:1904.09751)."""
+    ordered, order = logits.sort(-1, descending=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    return logits.masked_fill((before >= top_p).scatter(-1, order, before >= top_p), -math.inf)
+
+
+def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """-inf for ids less likely than `min_p` times the most likely one (arXiv:2407.01082)."""
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(min_p), -math.inf)
+
+
+def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """One index a row, by the inverse of the cumulative distribution: (B, V) and (B,) to (B,)."""
+    cumulative = probabilities.double().cumsum(-1)
+    targets = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
+    # right=True passes over ids of probability zero.
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
