@@ -1,0 +1,95 @@
+"""From token ids to text: what the decode loop gives, as pieces of text that may be shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mygpt.decode import Generation
+from mygpt.stopping import StopMatcher
+from mygpt.tokenizer import StreamDecoder, Tokenizer
+
+
+class Completion:
+    """One sequence and its text, which holds neither the end token nor a stop string.
+
+    Without a tokenizer there are ids alone.
+    """
+
+    def __init__(self, generation: Generation, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+        self.generation = generation
+        self.text = ""
+        self._decoder = StreamDecoder(tokenizer) if tokenizer else None
+        self._matcher = StopMatcher(stops)
+
+    def take(self, stop_ids: frozenset[int]) -> str:
+        """The text that the newest token completes; ends the generation at a stop string."""
+        generation = self.generation
+        if self._decoder is None:
+            return ""
+        token = generation.new_ids[-1]
+        piece = "" if token in stop_ids else self._matcher.push(self._decoder.push(token))
+        if generation.finish_reason and not self._matcher.matched:
+            piece += self._matcher.push(self._decoder.flush())
+            piece += self._matcher.flush()
+        if self._matcher.matched:
+            generation.finish_reason = "stop"
+        self.text += piece
+        return piece
+
+
+@dataclass
+class Timing:
+    """How long a batch took, from the start of its prefill."""
+
+    ttft_s: float = 0.0  # to the first token
+    total_s: float = 0.0
+    first_tokens: int = 0  # one a sequence
+    new_tokens: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of the whole batch each second, after the first; of all where there is no second."""
+        rest, seconds = self.new_tokens - self.first_tokens, self.total_s - self.ttft_s
+        if rest <= 0 or seconds <= 0:
+            rest, seconds = self.new_tokens, self.total_s
+        return rest / seconds if seconds > 0 else 0.0
+
+
+def complete(
+    steps: Iterator[list[Generation]],
+    completions: Sequence[Completion],
+    stop_ids: frozenset[int],
+    timing: Timing,
+) -> Iterator[tuple[int, str]]:
+    """Drive the decode loop; yields (row, piece of text), and keeps the batch's timing."""
+    rows = {id(completion.generation): row for row, completion in enumerate(completions)}
+    start = time.perf_counter()
+    for active in steps:
+        timing.total_s = time.perf_counter() - start
+        if not timing.new_tokens:
+            timing.ttft_s, timing.first_tokens = timing.total_s, len(active)
+        timing.new_tokens += len(active)
+        for generation in active:
+            row = rows[id(generation)]
+            if piece := completions[row].take(stop_ids):
+                yield row, piece
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was held: on the GPU where the model is on one, else resident memory of this process.
+
+    0 on Windows, which has no `resource`.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

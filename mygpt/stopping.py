@@ -1,0 +1,65 @@
+"""Stop strings: end a text at the first of them, and show nothing that might still become one."""
+
+from collections.abc import Sequence
+
+from mygpt.errors import InputError
+
+
+class StopMatcher:
+    """Find the earliest stop string in a text that arrives in pieces.
+
+    What `push` and `flush` return, joined, is the text up to the stop string, or all of it where there is none,
+    however the text was cut into pieces. Of several matches the one that starts first ends the text, and of those
+    that start together the shortest. A stop inside a longer one (`bc` in `abcd`) therefore waits until the longer
+    one is decided. A push costs the same at any length of the text: only what may begin a stop string is kept.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if isinstance(stops, str):
+            raise InputError(f"stop strings must be a list, got {stops!r}: write [{stops!r}]")
+        if not all(isinstance(stop, str) and stop for stop in stops):
+            raise InputError(
+                f"stop strings must be non-empty strings, got {list(stops)!r}: remove the others"
+            )
+        self.stop: str | None = None
+        self._stops = tuple(stops)
+        self._longest = max(map(len, self._stops), default=0)
+        self._held = ""
+
+    @property
+    def matched(self) -> bool:
+        """Whether a stop string has ended the text; ask again after `flush`, which settles what was waiting."""
+        return self.stop is not None
+
+    def push(self, text: str) -> str:
+        """Take the next piece of the text and return what can be shown now: "" once a stop string was found."""
+        if self.matched:
+            return ""
+        text = self._held + text
+        undecided = self._undecided(text)
+        start, stop = self._earliest(text)
+        if start <= undecided:
+            return self._end(text[:start], stop)
+        self._held = text[undecided:]
+        return text[:undecided]
+
+    def flush(self) -> str:
+        """The text is over: return what was held back, as far as no stop string is in it."""
+        start, stop = self._earliest(self._held)
+        return self._end(self._held[:start], stop)
+
+    def _end(self, shown: str, stop: str | None) -> str:
+        self._held = ""
+        self.stop = self.stop or stop
+        return shown
+
+    def _earliest(self, text: str) -> tuple[int, str | None]:
+        """Where the first whole stop string starts, and which it is; past the end where there is none."""
+        found = [(text.find(stop), len(stop), stop) for stop in self._stops if stop in text]
+        start, _, stop = min(found, default=(len(text) + 1, 0, None))
+        return start, stop
+
+    def _undecided(self, text: str) -> int:
+        """Where the longest tail starts that may still grow into a stop string; the end where there is none."""
+        tails = range(max(0, len(text) - self._longest + 1), len(text))
+        return next((i for i in tails if any(s.startswith(text[i:]) for s in self._stops)), len(text))

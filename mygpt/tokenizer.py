@@ -1,0 +1,116 @@
+"""Text to ids and back, and back one id at a time."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from mygpt.errors import InputError
+from mygpt.tokenizer_files import load_folder, named_tokens
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")  # how a byte-fallback vocabulary writes a byte
+
+
+class Tokenizer:
+    """A `tokenizers` backend together with the facts of `tokenizer_config.json`."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+        # Some repositories save the settings of their training run, which would cut or fill every prompt.
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.config = config
+        self.special_tokens = named_tokens(config)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """Read whatever tokenizer files the folder of a repository holds.
+
+        Raises:
+            InputError: there are none, or one is corrupt.
+        """
+        return cls(*load_folder(folder))
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id, added tokens included; ids from here on have no text."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that `decode` leaves out."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; special tokens written out in it are recognized, none are added."""
+        return self._encode(text, add_special_tokens=False)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a raw prompt: the tokenizer's own post-processor decides about BOS and the like."""
+        return self._encode(text, add_special_tokens=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, without special tokens."""
+        return self.backend.decode(ids, skip_special_tokens=True)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of one token, or None if the vocabulary lacks it."""
+        return self.backend.token_to_id(token)
+
+    def eos_ids(self) -> tuple[int, ...]:
+        """The id of `eos_token`, if there is one; the model's config files may name more."""
+        eos = self.token_to_id(self.special_tokens.get("eos_token", ""))
+        return () if eos is None else (eos,)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode()  # bytes that are no UTF-8 arrive from the command line as lone surrogates
+        except UnicodeEncodeError as error:
+            message = f"the text is not valid Unicode at character {error.start}: write it in UTF-8"
+            raise InputError(message) from error
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+
+class StreamDecoder:
+    """Decode ids one at a time; what `push` and `flush` return, joined, is `tokenizer.decode` of them all.
+
+    A decoder looks back (sentencepiece drops the space of the very first token) but not far, so it is enough
+    to decode a short window with the new token and without it, and to show the difference. Held back is what
+    the next token may still change: a character that is not complete, and a run of byte-fallback tokens,
+    which `tokenizers` decodes as a whole: one invalid byte in it turns the entire run into U+FFFD.
+    """
+
+    # A window may start inside a character: UTF-8 is in step again after three bytes, so after three tokens.
+    _CONTEXT = 4
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._shown = 0  # so many characters of the window's text were returned
+
+    def push(self, token_id: int) -> str:
+        """Take the next id and return the text that can be shown now, often none."""
+        token = self._tokenizer.backend.id_to_token(token_id)
+        if token is None or token_id in self._tokenizer.special_ids:
+            return ""  # decode() drops it, so it must not serve as context either
+        self._window.append(token_id)
+        if _BYTE_PIECE.fullmatch(token):
+            return ""
+        piece = self._settled()[self._shown :]
+        del self._window[: -self._CONTEXT]
+        self._shown = len(self._settled())
+        return piece
+
+    def flush(self) -> str:
+        """No more ids will come: return the rest, whatever it is."""
+        piece = self._tokenizer.decode(self._window)[self._shown :]
+        self._window, self._shown = [], 0
+        return piece
+
+    def _settled(self) -> str:
+        """The window's text without a last U+FFFD, which may be the beginning of a character."""
+        return self._tokenizer.decode(self._window).removesuffix("\N{REPLACEMENT CHARACTER}")
