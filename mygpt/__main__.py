@@ -1,0 +1,79 @@
+"""The entry point: a table of commands, of which only the one that was named is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from mygpt import __version__
+from mygpt.errors import InputError, RunError
+
+# Each is a module of mygpt.commands with a function run(arguments).
+COMMANDS = {
+    "generate": "Generate text from a prompt, or from a file of prompts.",
+    "download": "Download a model's weights, or list the supported families.",
+}
+
+
+def usage() -> str:
+    """The text of `mygpt --help`."""
+    width = max(map(len, COMMANDS))
+    table = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    return (
+        "usage: mygpt COMMAND [CHECKPOINT] [options]\n\n"
+        "Runs decoder-only language models from their Hugging Face repository, a local folder or a GGUF file.\n\n"
+        f"commands:\n{table}\n\n"
+        "'mygpt COMMAND --help' lists a command's options; 'mygpt --version' prints the version.\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
+    try:
+        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone, as in `mygpt generate | head`. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("MYGPT_DEBUG") == "1":
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), end="")
+        return
+    if arguments[0] == "--version":
+        print(__version__)
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise InputError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
+    with contextlib.suppress(SystemExit):  # argparse's way out of --help and --print_config
+        importlib.import_module(f"mygpt.commands.{name}").run(rest)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    text = re.sub(r"\bhf_[A-Za-z0-9]{16,}", "hf_***", text)  # a token, as in a mistyped option
+    if isinstance(error, InputError | RunError):
+        return text
+    # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+        return f"out of memory; try a smaller --max_new_tokens, --batch_size or model ({text})"
+    return f"{type(error).__name__}: {text} (MYGPT_DEBUG=1 shows where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

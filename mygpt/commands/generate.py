@@ -1,0 +1,99 @@
+"""`mygpt generate`: text from a prompt, or from a file of prompts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from mygpt.commands.output import print_json, print_statistics, print_text
+from mygpt.commands.parser import make_parser, parse, take
+from mygpt.errors import InputError
+from mygpt.options import GenerateOptions, LoadOptions, Sampling
+
+if TYPE_CHECKING:
+    from mygpt.llm import LLM, Prompt
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse the options, load the model, print what it writes."""
+    parser = make_parser("generate", "Generate text from a prompt, or from a file of prompts.")
+    parser.add_argument("--prompt", type=str, help="The prompt; '-' reads it from standard input.")
+    for group in (GenerateOptions, Sampling, LoadOptions):
+        parser.add_class_arguments(group)
+    parsed = parse(parser, arguments)
+    options, sampling = take(GenerateOptions, parsed), take(Sampling, parsed)
+    loading = take(LoadOptions, parsed)
+    prompts = read_prompts(parsed.prompt, options.prompts)  # before the model, which takes longer
+
+    from mygpt.llm import LLM  # torch comes in here
+
+    generate(LLM.load(parsed.get("checkpoint"), **vars(loading)), prompts, options, sampling)
+
+
+def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:
+    """What `--prompt` or `--prompts` gives.
+
+    Raises:
+        InputError: both or neither are given, or a row of the file is not what it must be.
+    """
+    if (prompt is None) == (file is None):
+        raise InputError("give one of --prompt TEXT ('-' reads standard input) and --prompts FILE.jsonl")
+    if prompt == "-":
+        try:
+            return [sys.stdin.read().removesuffix("\n")]  # the shell's newline, not the user's
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"--prompt -: standard input is not text ({error}); write it in UTF-8"
+            ) from error
+    if file is None:
+        return [prompt or ""]
+    try:
+        # Not splitlines(), which cuts at U+2028 too, which JSON texts may hold. "-sig": Windows' editors.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--prompts {file}: cannot be read ({reason})") from error
+    rows = [_read_row(line, f"{file}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise InputError(f"--prompts {file}: the file holds no prompts")
+    return rows
+
+
+def _read_row(line: str, where: str) -> Prompt:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
+    if isinstance(row, dict) and isinstance(row.get("prompt"), str) and "messages" not in row:
+        return cast(str, row["prompt"])
+    if isinstance(row, dict) and isinstance(row.get("messages"), list) and "prompt" not in row:
+        return cast("list[dict[str, Any]]", row["messages"])
+    raise InputError(f'{where}: must be {{"prompt": "..."}} or {{"messages": [...]}}')
+
+
+def generate(llm: LLM, prompts: Sequence[Prompt], options: GenerateOptions, sampling: Sampling) -> None:
+    """Run the prompts in batches and print the samples as they come."""
+    encoded = [llm.encode(p, sys_prompt=options.sys_prompt, raw_prompt=options.raw_prompt) for p in prompts]
+    first_seed = llm.seed(options.seed)
+    batches = []  # made before the first answer, so that a prompt that does not fit costs no work
+    for start in range(0, len(prompts), options.batch_size):
+        end = min(start + options.batch_size, len(prompts))
+        rows = [row for row in range(start, end) for _ in range(options.num_samples)]
+        seeds = [first_seed + i % options.num_samples for i in range(len(rows))]
+        batch = llm.batch(
+            [encoded[row] for row in rows],
+            sampling,
+            options.max_new_tokens,
+            seeds=seeds,
+            stop=options.stop,
+        )
+        batches.append((batch, [prompts[row] for row in rows]))
+    printer = print_json if options.json else print_text
+    shown = 0
+    for batch, batch_prompts in batches:
+        printer(llm, batch, batch_prompts)
+        print_statistics(llm, batch, options.max_new_tokens, shown)
+        shown += len(batch_prompts)

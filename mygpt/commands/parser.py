@@ -1,0 +1,96 @@
+"""The command line of one command: jsonargparse, with errors that follow the contract."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+)
+
+from mygpt.errors import InputError
+
+T = TypeVar("T")
+
+_CONFIG_HELP = "Options from a YAML file; those that follow it on the command line win over it."
+_TYPES = {
+    "str": "a text (in a YAML file, put it in quotes)",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": """a list of texts, as '["###"]'""",
+    "pathlib.Path": "a file's path",
+}
+
+
+class Parser(ArgumentParser):
+    """Raises InputError for bad options, in place of printing the usage and exiting."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Called by jsonargparse with what is wrong."""
+        raise InputError(f"{_explain(' '.join(message.split()))}; see '{self.prog} --help'") from ex
+
+
+def _explain(message: str) -> str:
+    """What jsonargparse says, in words that know nothing of Python; as it is where it says something else."""
+    if message.endswith("expected one argument"):
+        return f"{message} (if it begins with a dash, write --option=VALUE)"
+    if config := re.match(r"(?:Unexpected config|Problems parsing config):\s*(.*)", message):
+        return f"--config must be a YAML file of options, such as 'temperature: 0' ({config[1]})"
+    if (wrong := re.match(r'Parser key "(\w+)": (.*)', message)) is None:
+        return message
+    name, why = wrong.groups()
+    types = re.search(r"(?:Subtypes: \[|Expected a )(?:<class ')?([\w.]+)", why)
+    value = re.search(r".*(?:Got|Given) value: (.*)", why)
+    if types is None or value is None:
+        return f"--{name}: {why}"
+    given = "" if name == "access_token" else f", it is {value[1]!r}"
+    return f"--{name} must be {_TYPES.get(types[1], types[1])}{given}"
+
+
+def _load_yaml(text: str) -> Any:
+    """As jsonargparse does, but what holds YAML comments alone is a text: `--sys_prompt '# Be kind'`, not null."""
+    value = get_loader("yaml")(text)
+    return text if value is None else value
+
+
+set_loader("mygpt", _load_yaml, exceptions=(yaml.YAMLError,))
+
+
+def make_parser(command: str, description: str, checkpoint: bool = True) -> Parser:
+    """A parser with what every command has: `--config`, `--print_config` and, mostly, CHECKPOINT."""
+    parser = Parser(prog=f"mygpt {command}", description=description, parser_mode="mygpt")
+    parser.add_argument("--config", action=ActionConfigFile, help=_CONFIG_HELP)
+    if checkpoint:
+        parser.add_argument(
+            "checkpoint",
+            nargs="?",
+            type=str,
+            default=argparse.SUPPRESS,  # any other would win over what the YAML file says
+            help="A local folder, a .gguf file or a Hub repository; by default SmolLM2-135M-Instruct.",
+        )
+    return parser
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
+    """Parse a command's arguments.
+
+    Raises:
+        InputError: an unknown option, or a value of the wrong type.
+    """
+    return parser.parse_args(list(arguments))
+
+
+def take(options: type[T], namespace: Namespace) -> T:
+    """One dataclass of options out of what was parsed."""
+    values: dict[str, Any] = {field.name: namespace[field.name] for field in fields(options)}  # type: ignore[arg-type]
+    return options(**values)

@@ -1,0 +1,31 @@
+"""Each family's names: every tensor of a checkpoint lands in one place, and every place is filled."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mygpt.families import FAMILIES, read_config
+from mygpt.model import GPT
+from mygpt.weights import slots, translated
+from tests.families.variants import VARIANTS, Variant
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_names_round_trip_with_nothing_left_over(variant: Variant, tmp_path: Path) -> None:
+    reference = variant.build(tmp_path)
+    family, config = read_config(reference.config.to_dict())
+    with torch.device("meta"):
+        model = GPT(config)
+    ours = [name for name, _ in translated(load_file(tmp_path / "model.safetensors").items(), family, config)]
+    assert len(set(ours)) == len(ours)
+    assert set(ours) == set(slots(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+def test_a_skipped_tensor_is_skipped_and_an_unknown_one_is_not(family) -> None:
+    tensor = torch.zeros(1)
+    for template in family.skipped:
+        assert family.translate(template.format(i=11), tensor, None) == ()
+    assert family.translate("model.layers.0.self_attn.unheard_of.weight", tensor, None) is None

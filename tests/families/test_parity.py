@@ -1,0 +1,65 @@
+"""Every variant of every family gives transformers' logits and ids, in float32, cached and uncached."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from mygpt import LLM
+from mygpt.decode import Generation, prefill, step
+from mygpt.parallel.single import allocate_cache
+from tests.families.variants import ORIGINAL, VARIANTS, Variant
+
+TOLERANCE = 1e-4  # of the logits' scale
+# Around the length at which the rope types that stretch begin to.
+LENGTHS = (1, ORIGINAL - 1, ORIGINAL, ORIGINAL + 1)
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[LLM, PreTrainedModel]:
+    variant: Variant = request.param
+    folder = tmp_path_factory.mktemp(variant.name)
+    reference = variant.build(folder)
+    return LLM.load(str(folder), precision="32-true", accelerator="cpu"), reference
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@torch.no_grad()
+def test_logits_equal_transformers(pair: tuple[LLM, PreTrainedModel]) -> None:
+    llm, reference = pair
+    for length in LENGTHS:
+        ids = torch.randint(0, llm.config.vocab_size, (2, length))
+        assert relative_error(llm.logits(ids), reference(ids).logits) < TOLERANCE, f"{length} tokens"
+
+
+@torch.inference_mode()
+def test_cached_logits_equal_uncached(pair: tuple[LLM, PreTrainedModel]) -> None:
+    """Prefill, then one token at a time across the length at which frequencies may change."""
+    llm, _ = pair
+    model, start = llm.loaded.model, ORIGINAL - 3
+    ids = torch.randint(0, llm.config.vocab_size, (2, ORIGINAL + 3))
+    whole = [llm.logits(ids[:, : n + 1])[:, -1] for n in range(ids.shape[1])]
+    generations = [Generation(row[:start].tolist(), max_new_tokens=99, seed=0) for row in ids]
+    cache = allocate_cache(model, 2, ids.shape[1])
+    logits = prefill(model, cache, [g.prompt_ids for g in generations])
+    assert relative_error(logits, whole[start - 1]) < 1e-5
+    for place in range(start, ids.shape[1]):
+        for generation, token in zip(generations, ids[:, place].tolist(), strict=True):
+            generation.new_ids.append(token)
+        assert relative_error(step(model, cache, generations), whole[place]) < 1e-5, f"token {place}"
+
+
+@torch.no_grad()
+def test_greedy_ids_equal_transformers(pair: tuple[LLM, PreTrainedModel]) -> None:
+    llm, reference = pair
+    prompt = torch.randint(0, llm.config.vocab_size, (1, ORIGINAL // 2))
+    # use_cache=False: transformers keeps keys whose frequencies have changed (dynamic), we do not.
+    theirs = reference.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False, use_cache=False
+    )
+    ours = llm.generate_ids(prompt[0].tolist(), max_new_tokens=40, temperature=0.0)
+    assert ours == theirs[0, prompt.shape[1] :].tolist()

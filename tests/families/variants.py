@@ -1,0 +1,118 @@
+"""Tiny random models of every family, one for each switch of its configuration."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import FalconConfig, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+ORIGINAL = 32  # tokens; where the rope types that stretch begin to
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": ORIGINAL,
+}
+ROPES: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "llama3": LLAMA3,
+    "yarn": YARN,
+    "yarn-mscale": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 8.0, "beta_slow": 2.0},
+    "yarn-no-truncate": {**YARN, "truncate": False, "attention_factor": 1.3},
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A configuration class of transformers and what to change of the tiny default."""
+
+    name: str
+    config: type
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, folder: Path) -> PreTrainedModel:
+        """Save a random model in `folder`; returns transformers' model of it."""
+        torch.manual_seed(0)
+        config = self.config(**{**TINY[self.config], **self.changes})
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        with torch.no_grad():
+            for parameter in model.parameters():  # biases and norms too, which start as 0 and 1
+                parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim == 1 else 0.05))
+        model.save_pretrained(folder)
+        return model
+
+    def __str__(self) -> str:
+        return self.name
+
+
+COMMON = {
+    "vocab_size": 128,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 4 * ORIGINAL,
+    "initializer_range": 0.15,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+TINY: dict[type, dict[str, Any]] = {
+    LlamaConfig: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2},
+    GPTNeoXConfig: {**COMMON, "intermediate_size": 80, "rotary_pct": 0.5},
+    FalconConfig: {**COMMON, "ffn_hidden_size": 80},
+}
+
+
+def _ropes(family: str, config: type, **changes: Any) -> list[Variant]:
+    """A variant for each rope type; `linear` and `dynamic` stretch the configured positions themselves."""
+    return [
+        Variant(
+            f"{family}-{name}",
+            config,
+            {**changes, "rope_parameters": {"rope_theta": 10_000.0, **rope}}
+            | ({"max_position_embeddings": ORIGINAL} if name in ("linear", "dynamic") else {}),
+        )
+        for name, rope in ROPES.items()
+    ]
+
+
+VARIANTS = [
+    Variant("llama-gqa", LlamaConfig),
+    Variant("llama-mha", LlamaConfig, {"num_key_value_heads": 6}),
+    Variant("llama-mqa", LlamaConfig, {"num_key_value_heads": 1}),
+    Variant("llama-tied", LlamaConfig, {"tie_word_embeddings": True}),
+    Variant("llama-attention-bias", LlamaConfig, {"attention_bias": True}),
+    Variant("llama-mlp-bias", LlamaConfig, {"mlp_bias": True}),
+    Variant("llama-head-dim", LlamaConfig, {"head_dim": 16}),
+    Variant("llama-gelu", LlamaConfig, {"hidden_act": "gelu_pytorch_tanh"}),
+    Variant("llama-theta", LlamaConfig, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    *_ropes("llama", LlamaConfig),
+    Variant("gpt-neox-parallel", GPTNeoXConfig),
+    Variant("gpt-neox-sequential", GPTNeoXConfig, {"use_parallel_residual": False}),
+    Variant("gpt-neox-full-rotary", GPTNeoXConfig, {"rotary_pct": 1.0}),
+    Variant("gpt-neox-no-attention-bias", GPTNeoXConfig, {"attention_bias": False}),
+    Variant("gpt-neox-tied", GPTNeoXConfig, {"tie_word_embeddings": True}),
+    *_ropes("gpt-neox", GPTNeoXConfig),
+    Variant("falcon-7b", FalconConfig),
+    Variant("falcon-7b-untied", FalconConfig, {"tie_word_embeddings": False}),
+    Variant("falcon-bias", FalconConfig, {"bias": True}),
+    Variant("falcon-sequential", FalconConfig, {"parallel_attn": False, "multi_query": False}),
+    Variant("falcon-40b", FalconConfig, {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    Variant(
+        "falcon-11b",
+        FalconConfig,
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    *_ropes("falcon", FalconConfig, new_decoder_architecture=True, num_kv_heads=2),
+]
+
+
+@cache
+def variant(name: str) -> Variant:
+    """The variant of a name."""
+    return next(v for v in VARIANTS if v.name == name)

@@ -1,0 +1,94 @@
+"""The house: imports go one way, and nothing heavy is imported before it is needed."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import mygpt
+
+PACKAGE = Path(mygpt.__file__).parent
+# From the bottom up; a module imports only what stands on an earlier line or within its own.
+LAYERS = [
+    {"errors"},
+    {"config", "options"},
+    {"rope", "cache", "sampling", "linear", "stopping"},
+    {"tokenizer", "tokenizer_files", "prompts"},
+    {"weight_files", "checkpoint", "write", "gguf_checkpoint", "gguf_header", "gguf_tokenizer"},
+    {"hub", "hub_files", "hub_errors", "hub_resume", "default_model"},
+    {"families"},
+    {"model", "weights"},
+    {"parallel", "decode", "completion"},
+    {"load"},
+    {"llm"},
+    {"__init__"},
+    {"commands", "__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of mygpt that a module imports, at its top or within a function."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            head, _, rest = name.partition(".")
+            if head == "mygpt" and rest and (part := rest.split(".")[0]) in LEVEL:
+                parts.add(part)
+    return parts
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downwards(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in LEVEL, f"{part} has no place in the house: give it a layer here and in CONTRIBUTING.md"
+    above = {name for name in imported(path) if LEVEL[name] > LEVEL[part]}
+    assert not above, f"{part} imports {above}, which stand above it"
+
+
+def modules_after(code: str) -> set[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules, file=sys.stderr)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return set(run.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mygpt",
+        "import mygpt.families",
+        "from mygpt.__main__ import main; main(['--help'])",
+        "from mygpt.__main__ import main; main(['generate', '--temperature', '-1', '--prompt', 'x'])",
+    ],
+)
+def test_no_torch_before_it_is_needed(code: str) -> None:
+    assert not modules_after(code) & {"torch", "lightning", "transformers", "numpy"}
+
+
+def test_a_command_imports_no_other_command() -> None:
+    commands = {m for m in modules_after("import mygpt.commands.download") if m.startswith("mygpt.commands.")}
+    assert "mygpt.commands.generate" not in commands
+
+
+def test_generating_does_not_wait_for_lightning() -> None:
+    """Importing Fabric takes twice as long as importing torch; one device needs none of it."""
+    assert not modules_after("import mygpt.llm") & {"lightning", "transformers", "torchmetrics"}
+
+
+def test_help_starts_quickly() -> None:
+    """No timing is asserted tightly here: ten times the usual 40 ms would mean a heavy import."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "mygpt", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - start < 5

