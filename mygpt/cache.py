@@ -18,14 +18,21 @@ class LayerCache:
         self.keys = keys
         self.values = values
 
-    def update(self, keys: Tensor, values: Tensor, positions: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, T, K, D) at `positions` (B, T).
+    def update(
+        self, keys: Tensor, values: Tensor, positions: Tensor, start: int | None, end: int
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values (B, K, T, D) at `positions` (B, T).
 
-        Returns views (B, K, end, D) of all slots up to `end`, which no position passes.
+        `start` is the first position, where it is the same in all sequences; no position reaches `end`.
+        Returns views (B, K, end, D) of all slots before `end`.
         """
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.keys[rows, :, positions] = keys
-        self.values[rows, :, positions] = values
+        if start is not None:  # twice as fast as by index
+            self.keys[:, :, start:end] = keys
+            self.values[:, :, start:end] = values
+        else:
+            rows = torch.arange(len(positions), device=positions.device)[:, None]
+            self.keys[rows, :, positions] = keys.transpose(1, 2)
+            self.values[rows, :, positions] = values.transpose(1, 2)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 

@@ -26,9 +26,10 @@ class Context:
 
     Attributes:
         positions: (B, T), each token's place in its sequence.
-        cos: (B, T, R), and `sin` likewise: the rotary tables.
+        cos: (B, T, 1, R), and `sin` likewise: the rotary tables.
         mask: (B, 1, T, S), true where a query may look; None where no mask is needed.
         causal: whether the T tokens are all there is, each looking at itself and those before it.
+        start: the first token's slot of the cache, where it is the same in all sequences.
         end: S, the number of slots of the cache to attend to.
     """
 
@@ -37,6 +38,7 @@ class Context:
     sin: Tensor
     mask: Tensor | None
     causal: bool
+    start: int | None
     end: int
 
 
@@ -100,11 +102,12 @@ class GPT(nn.Module):
         lengths = lengths or [start + new for start in starts]
         cos, sin = self.rope(positions, torch.tensor(lengths), dtype)
         causal = end == new
-        if causal or (new == 1 and first == end - 1):  # one token at the end of each sequence sees all
+        even = first + new == end
+        if causal or (new == 1 and even):  # one token at the end of each sequence sees all
             mask = None
         else:
             mask = (torch.arange(end, device=ids.device) <= positions[..., None])[:, None]
-        return Context(positions, cos, sin, mask, causal and new > 1, end)
+        return Context(positions, cos, sin, mask, causal and new > 1, first if even else None, end)
 
 
 class Block(nn.Module):
@@ -167,12 +170,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
-        q, k, v = (part.view(*x.shape[:2], -1, self.head_dim) for part in self.qkv.split(self.qkv(x)))
-        q, k = rotate(q, context.cos, context.sin), rotate(k, context.cos, context.sin)
-        if cache is None:
-            k, v = k.transpose(1, 2), v.transpose(1, 2)
-        else:
-            k, v = cache.update(k, v, context.positions, context.end)
+        heads = self.qkv(x).view(*x.shape[:2], -1, self.head_dim)
+        kv_heads = self.qkv.slots["k"] // self.head_dim
+        qk = rotate(heads[:, :, :-kv_heads], context.cos, context.sin)  # together: half the operations
+        q, k, v = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:], heads[:, :, -kv_heads:]
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        if cache is not None:
+            k, v = cache.update(k, v, context.positions, context.start, context.end)
         y: Tensor = self.output(attend(q, k, v, context).flatten(2))
         return y
 
@@ -183,7 +187,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
     kv_heads = k.shape[1]
     if new == 1:
         # The query heads of a group stand as if they were tokens: no key is repeated, no row is masked twice.
-        q = q.view(batch_size, kv_heads, heads // kv_heads, head_dim)
+        q = q.reshape(batch_size, kv_heads, heads // kv_heads, head_dim)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask)
         return y.reshape(batch_size, 1, heads, head_dim)
     y = F.scaled_dot_product_attention(

@@ -27,7 +27,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", inverse_frequencies(rope), persistent=False)
 
     def forward(self, positions: Tensor, lengths: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Tables cos and sin, each (B, T, R), in `dtype`.
+        """The tables cos and sin that `rotate` takes, each (B, T, 1, R), in `dtype`.
 
         `positions` (B, T) are the tokens' places in their sequences; `lengths` (B,) the sequences' whole
         lengths, on which the frequencies of the type `dynamic` depend.
@@ -36,9 +36,9 @@ class RotaryEmbedding(nn.Module):
         if self.rope.type == "dynamic":
             inv_freq = _dynamic(self.rope, lengths.to(inv_freq.device))[:, None]
         angles = positions[..., None].float() * inv_freq
-        angles = torch.cat((angles, angles), dim=-1)
-        scale = self.rope.attention_factor
-        return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+        cos, sin = angles.cos() * self.rope.attention_factor, angles.sin() * self.rope.attention_factor
+        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        return cos.to(dtype).unsqueeze(2), sin.to(dtype).unsqueeze(2)
 
     def outdates_cache(self, old_length: int, new_length: int) -> bool:
         """Whether growing a sequence changes the frequencies, so that what is cached of it is wrong.
@@ -51,18 +51,15 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first R dimensions of each head of x (B, T, H, D) by the tables (B, T, R)."""
-    cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
+    """Rotate the first R dimensions of each head of x (B, T, H, D) by the tables (B, T, 1, R).
+
+    Dimension i turns together with i + R / 2; the first half of `sin` holds the minus of the turn.
+    """
     width = cos.shape[-1]
-    if width == x.shape[-1]:
-        return x * cos + _half_turn(x) * sin
-    rotated = x[..., :width]
-    return torch.cat((rotated * cos + _half_turn(rotated) * sin, x[..., width:]), dim=-1)
-
-
-def _half_turn(x: Tensor) -> Tensor:
+    if width < x.shape[-1]:
+        return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
+    return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
 
 def inverse_frequencies(rope: RopeConfig) -> Tensor:
