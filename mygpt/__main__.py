@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import re
 import sys
@@ -33,6 +34,8 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
+        sys.stdout.reconfigure(errors="replace")
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback

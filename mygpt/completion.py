@@ -23,12 +23,14 @@ class Completion:
     def __init__(self, generation: Generation, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
         self.generation = generation
         self.text = ""
+        self.done = False  # the last token is in the text; the generation knows earlier that it is the last
         self._decoder = StreamDecoder(tokenizer) if tokenizer else None
         self._matcher = StopMatcher(stops)
 
     def take(self, stop_ids: frozenset[int]) -> str:
         """The text that the newest token completes; ends the generation at a stop string."""
         generation = self.generation
+        self.done = generation.finish_reason is not None
         if self._decoder is None:
             return ""
         token = generation.new_ids[-1]
@@ -38,6 +40,7 @@ class Completion:
             piece += self._matcher.flush()
         if self._matcher.matched:
             generation.finish_reason = "stop"
+            self.done = True
         self.text += piece
         return piece
 

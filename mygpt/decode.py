@@ -127,9 +127,9 @@ def prefill(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tenso
     whole = [len(prompt) for prompt in prompts]
     result: Tensor | None = None
     while cache.lengths != whole:
-        rests = [
-            prompt[held : held + PREFILL_CHUNK] for prompt, held in zip(prompts, cache.lengths, strict=True)
-        ]
+        # The padding behind a short rest needs slots too, also in the row that holds the most.
+        chunk = min(PREFILL_CHUNK, cache.slots - max(cache.lengths))
+        rests = [prompt[held : held + chunk] for prompt, held in zip(prompts, cache.lengths, strict=True)]
         counts = [len(rest) for rest in rests]
         width = max(counts)
         ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests], device=cache.device)

@@ -127,6 +127,8 @@ class LLM:
         """Start generating for several prompts at once; nothing is computed before the batch is read."""
         if max_new_tokens < 1:
             raise InputError(f"--max_new_tokens must be 1 or above, it is {max_new_tokens}")
+        if isinstance(stop, str):
+            raise InputError(f"stop must be a list of texts; write [{stop!r}]")
         for prompt in prompts:
             self._check_ids(prompt)  # a tokenizer may be another model's
         limits = [min(max_new_tokens, self._room(prompt)) for prompt in prompts]

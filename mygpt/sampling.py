@@ -29,7 +29,10 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor, seen: Tensor | 
     """
     logits = logits.float()
     if not bool(logits.isfinite().all()):
-        raise RunError("the model's logits are not finite; try --precision bf16-true or 32-true")
+        raise RunError(
+            "the model's logits are not finite: with --precision 16-true take bf16-true or 32-true, "
+            "else the weights are damaged; download them again"
+        )
     if seen is not None:
         logits = penalize(logits, seen, sampling.repetition_penalty)
     if sampling.greedy:

@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold a JSON object: download it again")
@@ -89,13 +89,13 @@ def _content(token: Any) -> str | None:
 
 def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], folder: Path) -> None:
     """Tell the backend of the tokens that the config adds or calls special; the config's flags win."""
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
     try:
         backend.add_tokens(list(_added_tokens(config)))
+        extra = list(extra.values() if isinstance(extra, Mapping) else extra)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         message = f"the added tokens in {folder} are malformed ({error!r}): download its JSON files again"
         raise InputError(message) from error
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
-    extra = extra.values() if isinstance(extra, Mapping) else extra
     special = {*named_tokens(config).values(), *filter(None, map(_content, extra))}
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     # A name that the vocabulary lacks stays without an id: the model would have no row for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,7 +147,9 @@ def _open_safetensors(file: Path) -> tuple[list[str], Callable[[str], Tensor]]:
 def _load_pickle(file: Path) -> dict[str, Tensor]:
     """The tensors of a `.bin` file. It is a pickle: nothing in it is ever run."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol: it is read, or refused below
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         reason = "holds more than weights, or is corrupt"
         raise InputError(f"{file} {reason}; use a safetensors version, or download it again") from error

@@ -87,6 +87,19 @@ def test_generating_does_not_wait_for_lightning() -> None:
     assert not modules_after("import mygpt.llm") & {"lightning", "transformers", "torchmetrics"}
 
 
+def test_building_a_model_does_not_wait_for_the_compiler() -> None:
+    """Random numbers on the meta device make torch import torch._dynamo, which takes as long as torch itself."""
+    code = """
+import torch
+from mygpt.families import read_config
+from mygpt.model import GPT
+sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+with torch.device("meta"):
+    GPT(read_config({"model_type": "llama", "intermediate_size": 64, **sizes})[1])
+"""
+    assert "torch._dynamo" not in modules_after(code)
+
+
 def test_help_starts_quickly() -> None:
     """No timing is asserted tightly here: ten times the usual 40 ms would mean a heavy import."""
     start = time.perf_counter()

@@ -41,9 +41,25 @@ def llm(folder: Path) -> LLM:
 
 def run(cache: Path, *options: str) -> str:
     """Standard output of `mygpt generate` on the default model, as a user without the Hub gets it."""
-    environment = os.environ | {"MYGPT_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache / "empty")}
-    command = [sys.executable, "-m", "mygpt", "generate", "--prompt", PROMPTS[0], "--temperature", "0", *options]
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=cache).stdout
+    environment = os.environ | {
+        "MYGPT_CACHE": str(cache),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(cache / "empty"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "mygpt",
+        "generate",
+        "--prompt",
+        PROMPTS[0],
+        "--temperature",
+        "0",
+        *options,
+    ]
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, cwd=cache
+    ).stdout
 
 
 def test_the_default_model_knows_the_capital_of_france(cache: Path) -> None:

@@ -23,7 +23,7 @@ def print_text(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
 
 def _finish(batch: Batch, shown: int) -> int:
     """End the line of samples that are done and begin the next; returns the sample being shown."""
-    while shown < len(batch.completions) and batch.completions[shown].generation.finish_reason:
+    while shown < len(batch.completions) and batch.completions[shown].done:
         _write("\n")
         shown += 1
         if shown < len(batch.completions):

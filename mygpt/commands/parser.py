@@ -39,6 +39,13 @@ class Parser(ArgumentParser):
         """Called by jsonargparse with what is wrong."""
         raise InputError(f"{_explain(' '.join(message.split()))}; see '{self.prog} --help'") from ex
 
+    def dump(self, cfg: Namespace, *arguments: Any, **options: Any) -> str:
+        """The configuration as YAML (`--print_config`), without the token."""
+        if cfg.get("access_token") is not None:
+            cfg = cfg.clone()
+            cfg["access_token"] = None
+        return str(super().dump(cfg, *arguments, **options))
+
 
 def _explain(message: str) -> str:
     """What jsonargparse says, in words that know nothing of Python; as it is where it says something else."""
