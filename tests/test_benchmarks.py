@@ -1,0 +1,69 @@
+"""The programs in benchmarks/ run and end in one JSON line. No test asserts a time."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mygpt.checkpoint import open_checkpoint
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+ENVIRONMENT = {"benchmark", "machine", "versions", "commit"}
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """Runs a program in this process, which spares the import of torch."""
+
+    def run(name: str, *arguments: object) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(BENCHMARKS)  # where the interpreter looks first for a script's own imports
+            patch.setattr(sys, "argv", [name, *map(str, arguments)])
+            runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(run: Run, smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks") / "tiny"
+    run("make_model", "tiny", folder, "--source", smollm2_gguf)
+    return folder
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(report) >= ENVIRONMENT
+    return report
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_decode(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str], batch_size: int) -> None:
+    sizes = {"batch_size": batch_size, "context": 4, "new_tokens": 3, "repeats": 2, "read_gb": 0.001}
+    run("decode", tiny, *(f"--{name}={size}" for name, size in sizes.items()))
+    report = last_line(capsys)
+    assert set(report) >= {"load_s", "ttft_s", "prefill_tokens_per_s", "peak_memory_bytes", "limit_gb_per_s"}
+    assert len(report["decode_tokens_per_s_runs"]) == 2
+    weights = sum(2 * shape.numel() for shape, _ in open_checkpoint(tiny).shapes().values())
+    slot = 2 * 2 * (2 * 2 * 8)  # bytes x keys and values x (layers x heads x dimensions)
+    assert report["bytes_per_token"] == round(weights / batch_size + slot * (4 + 3 / 2))
+
+
+def test_samples(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("samples", tiny, "--num_samples", 2, "--new_tokens", 3, "--repeats", 1)
+    report = last_line(capsys)
+    assert set(report) >= {"one_tokens_per_s", "batch_tokens_per_s", "ratio"}
+    assert [[kind["new_tokens"] for kind in kinds] for kinds in report["rounds"]] == [[3, 6]]
+
+
+def test_startup(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("startup", "--checkpoint", tiny, "--repeats", 1)
+    report = last_line(capsys)
+    programs = {"import_torch", "import_fabric", "help", "generate"}
+    assert set(report["seconds"]) == set(report["ratios_to_import_fabric"]) == programs
