@@ -1,7 +1,7 @@
 """Checkpoints as streams of (name, tensor).
 
 A checkpoint is a folder as the Hub has it (`config.json` and safetensors or `.bin` files, single or sharded)
-or a GGUF file (`gguf_checkpoint.py`). Weights are mapped into memory, not read: what the consumer keeps as it
+or a GGUF file (`gguf_checkpoint.py`). Safetensors are mapped into memory, not read: what the consumer keeps as it
 is costs no memory of its own, and what it casts or moves is gone when it drops the tensor.
 """
 

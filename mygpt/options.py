@@ -27,6 +27,8 @@ class LoadOptions:
         accelerator: auto, cpu, cuda or mps; auto takes the GPU where there is one.
         devices: How many devices to use (more than 1 is not available yet).
         num_nodes: How many machines to use (more than 1 is not available yet).
+        strategy: fsdp (not available yet).
+        cpu_offload: Keep sharded weights in host memory (not available yet).
         compile: Compile the model with torch.compile; the first tokens wait for it.
         prompt_style: stablelm, redpajama, template (the repository's own) or raw; by default what the
             repository's files tell.
@@ -39,6 +41,8 @@ class LoadOptions:
     accelerator: str = "auto"
     devices: int | str = 1
     num_nodes: int = 1
+    strategy: str | None = None
+    cpu_offload: bool = False
     compile: bool = False
     prompt_style: str | None = None
     access_token: str | None = field(default=None, repr=False)
@@ -57,6 +61,8 @@ class LoadOptions:
             raise InputError(f"--devices {self.devices} is not available yet; use --devices 1")
         if self.num_nodes != 1:
             raise InputError(f"--num_nodes {self.num_nodes} is not available yet; use --num_nodes 1")
+        if self.strategy is not None or self.cpu_offload:
+            raise InputError("--strategy and --cpu_offload are not available yet; leave them out")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import warnings
@@ -18,9 +19,9 @@ from torch import Tensor
 from mygpt.errors import InputError
 from mygpt.tokenizer_files import read_json
 
-# The mapping of a .bin file counts as this process's memory as far as it was touched, until all tensors in it are
-# gone; so the file is mapped anew after this many bytes.
-_REMAP_BYTES = 128 * 2**20
+# The mapping of a .bin file counts as this process's memory as far as it was touched; so the file is mapped anew
+# after this many bytes.
+_REMAP_BYTES = 32 * 2**20
 
 WEIGHTS = (
     "model.safetensors",
@@ -67,7 +68,7 @@ def _is_plain_name(shard: Any) -> bool:
 
 
 def file_tensors(file: Path, wanted: set[str] | None) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one file (`wanted` of them, None: all), mapped, in the order of their places.
+    """The tensors of one file (`wanted` of them, None: all) in the order of their places; safetensors are mapped.
 
     Raises:
         InputError: the file is truncated or corrupt, or lacks a wanted tensor.
@@ -79,15 +80,24 @@ def file_tensors(file: Path, wanted: set[str] | None) -> Iterator[tuple[str, Ten
                 f"{file} lacks {len(missing)} tensors, {missing[0]} the first; download it again"
             )
         names = [name for name in names if name in wanted]
-    mapped = 0
+    if file.suffix == ".bin" and zipfile.is_zipfile(file):
+        yield from _copies(file, names)
+        return
     for name in names:
-        if mapped > _REMAP_BYTES and file.suffix == ".bin" and zipfile.is_zipfile(file):
-            _, read = _open_weights(file)
-            mapped = 0
         tensor = read(name)
-        mapped += tensor.nbytes
         yield name, tensor
         del tensor  # a reference held here would keep its mapping
+
+
+def _copies(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Copies of a .bin file's tensors: the tensors themselves would each keep the mapping of the whole file."""
+    mapped, read = 0, _open_weights(file)[1]
+    for name in names:
+        if mapped > _REMAP_BYTES:
+            mapped, read = 0, _open_weights(file)[1]
+        mapped += (copy := read(name).clone()).nbytes
+        yield name, copy
+        del copy
 
 
 def _open_weights(file: Path) -> tuple[list[str], Callable[[str], Tensor]]:
@@ -155,6 +165,7 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
         raise InputError(f"{file} {reason}; use a safetensors version, or download it again") from error
     except Exception as error:  # a corrupt pickle raises whatever its bytes happen to say
         raise InputError(f"{file} is truncated or corrupt; download it again ({_one_line(error)})") from error
+    gc.collect()  # torch.load leaves a cycle of references, which would keep the mapping
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{file} is no plain list of weights; use a safetensors version")
     return {name: tensor.detach() for name, tensor in state.items()}
