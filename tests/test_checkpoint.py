@@ -197,7 +197,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("safetensors", "bfloat16,float32", 576, 0),  # what is kept must not hold the mapping of what is cast
         ("bin", "float32", 768, 128),  # _REMAP_BYTES, and copies on the way
         ("bin", "bfloat16", 384, 128),
-        ("bin", "bfloat16,float32", 576, 280),  # holes in the heap too; 432 more if it stayed mapped
+        ("bin", "bfloat16,float32", 576, 280),  # holes in the heap too; 384 more if it stayed mapped
     ],
 )
 def test_memory_stays_near_what_is_kept(large: Path, form: str, dtypes: str, kept: int, slack: int):
