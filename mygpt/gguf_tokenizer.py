@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from mygpt.errors import InputError
-from mygpt.tokenizer_files import bos_eos_processor
+from mygpt.tokenizer_files import bos_eos_processor, merges_by_score
 
 _SPACE = "▁"  # how sentencepiece writes a space
 
@@ -157,7 +157,7 @@ def _sentencepiece(fields: _Fields) -> Tokenizer:
     """Llama's kind: sentencepiece's BPE on characters, bytes where a character has no token of its own."""
     tokenizer = _tokenizer(
         fields,
-        _merges_by_score(fields),
+        _merges(fields),
         unk_token=fields.token("unknown_token_id"),
         fuse_unk=True,
         byte_fallback=TokenType.BYTE in fields.types,
@@ -179,22 +179,9 @@ def _tokenizer(fields: _Fields, merges: list[tuple[str, str]], **options: Any) -
         raise InputError(f"the vocabulary of the GGUF file is broken ({error}); {_AGAIN}") from error
 
 
-def _merges_by_score(fields: _Fields) -> list[tuple[str, str]]:
-    """The merges that sentencepiece's scores stand for: the piece with the highest score is merged first."""
-    scores = fields.per_token("scores", float)
-    normal = {
-        token: score
-        for token, score, kind in zip(fields.tokens, scores, fields.types, strict=True)
-        if kind == TokenType.NORMAL
-    }
-    merges = [
-        (-score, token[:cut], token[cut:])
-        for token, score in normal.items()
-        for cut in range(1, len(token))
-        if token[:cut] in normal and token[cut:] in normal
-    ]
-    merges.sort(key=lambda merge: merge[0])  # stable: ways to make the same piece keep their order
-    return [(left, right) for _, left, right in merges]
+def _merges(fields: _Fields) -> list[tuple[str, str]]:
+    scored = zip(fields.tokens, fields.per_token("scores", float), fields.types, strict=True)
+    return merges_by_score({token: score for token, score, kind in scored if kind == TokenType.NORMAL})
 
 
 def _add_tokens(tokenizer: Tokenizer, fields: _Fields) -> None:

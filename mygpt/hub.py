@@ -8,6 +8,7 @@ from mygpt import default_model, hub_files
 from mygpt.errors import InputError, RunError
 from mygpt.hub_errors import HubUnreachableError, explain, hub_url
 from mygpt.hub_resume import continue_file
+from mygpt.weight_index import is_index, read_index
 
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
 
@@ -162,7 +163,7 @@ def _fetch_files(repo: str, target: Path | None, token: str | None, revision: st
     # One file after the other: Ctrl-C would wait for the threads of snapshot_download, and Xet, the Hub's own
     # protocol, fetches the parts of one file in parallel anyway.
     folder = [fetch(name).parent for name in small][-1]
-    weight_files = hub_files.shards(fetch(weights)) if hub_files.is_index(weights) else [weights]
+    weight_files = list(read_index(fetch(weights))) if is_index(weights) else [weights]
     if absent := sorted(set(weight_files) - names):
         raise InputError(f"{repo} is broken, its {weights} names {absent[0]}, which it does not hold")
     for name in weight_files:

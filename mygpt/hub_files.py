@@ -1,10 +1,10 @@
 """Which files of a model repository are needed, and which of them a folder lacks. Knows no network."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from mygpt.errors import InputError
+from mygpt.weight_index import WANTED, is_index, read_index, weights_entry
 
 CONFIG = "config.json"
 
@@ -23,16 +23,6 @@ _SMALL = (
 _SLOW_TOKENIZER = ("vocab.json", "merges.txt")  # needed only where no tokenizer.json says the same
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), _SLOW_TOKENIZER)
 
-_INDEX = ".index.json"
-# The file that leads to the weights, the best first: it holds them, or it names the files (shards) that do.
-# Other copies of the same weights (consolidated.safetensors, original/, onnx/) match none of these.
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors" + _INDEX,
-    "pytorch_model.bin",
-    "pytorch_model.bin" + _INDEX,
-)
-
 
 def needed_files(repo: str, names: Collection[str]) -> tuple[list[str], str]:
     """Choose from the names in a repository: the small files that are needed, and where its weights begin.
@@ -40,7 +30,7 @@ def needed_files(repo: str, names: Collection[str]) -> tuple[list[str], str]:
     Raises:
         InputError: the repository holds no weights, config or tokenizer that mygpt can read.
     """
-    weights = _weights_entry(names)
+    weights = weights_entry(names)
     if weights is None:
         raise InputError(_no_weights(repo, names))
     if CONFIG not in names:
@@ -63,37 +53,12 @@ def missing_files(folder: Path) -> list[str]:
     missing = [] if CONFIG in names else [CONFIG]
     if not _has_tokenizer(names):
         missing.append("tokenizer.json")
-    weights = _weights_entry(names)
+    weights = weights_entry(names)
     if weights is None:
         missing.append("model.safetensors")
     elif is_index(weights):
-        missing += sorted(set(shards(folder / weights)) - names)
+        missing += sorted(set(read_index(folder / weights)) - names)
     return missing
-
-
-def is_index(name: str) -> bool:
-    """Whether this weights file only names the files that hold the weights."""
-    return name.endswith(_INDEX)
-
-
-def shards(index: Path) -> list[str]:
-    """The weight files that an index names, each once, in order.
-
-    Raises:
-        InputError: the index is broken, or names a file outside its folder.
-    """
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        plain = all(Path(name).name == name and "\\" not in name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{index} is not a valid weight index: delete it and download it again") from None
-    if not plain:
-        raise InputError(f"{index} names a weight file outside its own folder: do not trust this repository")
-    return names
-
-
-def _weights_entry(names: Collection[str]) -> str | None:
-    return next((name for name in _WEIGHTS if name in names), None)
 
 
 def _has_tokenizer(names: Collection[str]) -> bool:
@@ -103,6 +68,6 @@ def _has_tokenizer(names: Collection[str]) -> bool:
 def _no_weights(repo: str, names: Collection[str]) -> str:
     gguf = sorted(name for name in names if name.endswith(".gguf"))
     if not gguf:
-        return f"{repo} holds no weights that mygpt reads (model.safetensors, pytorch_model.bin)"
+        return f"{repo} holds no weights that mygpt reads ({WANTED}): choose another repository"
     listed = ", ".join(gguf[:8]) + (f" and {len(gguf) - 8} more" if len(gguf) > 8 else "")
     return f"{repo} holds GGUF files only: download one and pass its path (there are {listed})"

@@ -183,22 +183,23 @@ def _unigram(proto: Any) -> models.Unigram:
 
 
 def _bpe(proto: Any) -> models.BPE:
-    """Sentencepiece merges the neighbours whose union scores best, so every split of a piece is a merge."""
-    normal = sorted((p for p in proto.pieces if p.type == _NORMAL), key=lambda p: -p.score)
-    known = {piece.piece for piece in normal}
-    merges = [
-        (piece.piece[:i], piece.piece[i:])
-        for piece in normal
-        for i in range(1, len(piece.piece))
-        if piece.piece[:i] in known and piece.piece[i:] in known
-    ]
     return models.BPE(
         vocab={piece.piece: index for index, piece in enumerate(proto.pieces)},
-        merges=merges,
+        merges=merges_by_score({p.piece: p.score for p in proto.pieces if p.type == _NORMAL}),
         unk_token=proto.pieces[proto.trainer_spec.unk_id].piece,
         fuse_unk=True,
         byte_fallback=proto.trainer_spec.byte_fallback,
     )
+
+
+def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Sentencepiece merges the neighbours whose union scores best, so every split of a piece is a merge."""
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in sorted(scores, key=lambda piece: -scores[piece])
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
 
 
 def _sentencepiece_normalizer(spec: Any, symbols: list[str]) -> normalizers.Normalizer:

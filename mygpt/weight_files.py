@@ -17,16 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.tokenizer_files import read_json
+from mygpt.weight_index import WANTED, is_index, read_index, weights_entry
 
 # The mapping of a .bin file counts as this process's memory as far as it was touched; so the file is mapped anew
 # after this many bytes.
 _REMAP_BYTES = 32 * 2**20
-
-WEIGHTS = (
-    "model.safetensors",
-    "pytorch_model.bin",
-)  # in the order of preference; + ".index.json" if sharded
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
@@ -35,36 +30,16 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
     Raises:
         InputError: there are none, some are missing, or the index is broken or leaves the folder.
     """
-    for single in WEIGHTS:
-        index = folder / f"{single}.index.json"
-        if (folder / single).is_file():
-            return {folder / single: None}
-        if index.is_file():
-            return _read_index(index)
-    raise InputError(f"{folder} has no weights ({' or '.join(WEIGHTS)}, or their index); download it again")
-
-
-def _read_index(index: Path) -> dict[Path, set[str] | None]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index} has no weight_map; download it again")
-    files: dict[Path, set[str] | None] = {}
-    for tensor, shard in weight_map.items():
-        if not _is_plain_name(shard):
-            raise InputError(
-                f"{index} names the shard {shard!r}, no plain file name; do not trust this checkpoint"
-            )
-        names = files.setdefault(index.parent / shard, set())
-        assert names is not None
-        names.add(tensor)
-    if missing := sorted(file.name for file in files if not file.is_file()):
-        raise InputError(f"{index.parent} lacks the shards {', '.join(missing)}; download them")
-    return files
-
-
-def _is_plain_name(shard: Any) -> bool:
-    """Whether a shard's name stays in the folder (which may hold links, as folders of the Hub's cache do)."""
-    return isinstance(shard, str) and shard not in ("", ".", "..") and not set(shard) & set("/\\:\0")
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    entry = weights_entry(names)
+    if entry is None:
+        raise InputError(f"{folder} has no weights ({WANTED}); download it again")
+    if not is_index(entry):
+        return {folder / entry: None}
+    shards = read_index(folder / entry)
+    if missing := sorted(set(shards) - names):
+        raise InputError(f"{folder} lacks the shards {', '.join(missing)}; download them")
+    return {folder / shard: tensors for shard, tensors in shards.items()}
 
 
 def file_tensors(file: Path, wanted: set[str] | None) -> Iterator[tuple[str, Tensor]]:

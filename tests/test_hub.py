@@ -347,9 +347,9 @@ class TestUnusableRepo:
             ({"config.json": b"{}", "model.safetensors": b""}, "no tokenizer"),
             ({"tokenizer.json": b"{}", "model.safetensors": b""}, "no config.json"),
             ({**SMALL, "model.safetensors.index.json": index("gone.safetensors")}, "names gone.safetensors"),
-            ({**SMALL, "model.safetensors.index.json": b'{"weight_map": ['}, "not a valid weight index"),
-            ({**SMALL, "model.safetensors.index.json": index("../../evil")}, "outside its own folder"),
-            ({**SMALL, "model.safetensors.index.json": index("..\\evil")}, "outside its own folder"),
+            ({**SMALL, "model.safetensors.index.json": b'{"weight_map": ['}, "is not valid JSON"),
+            ({**SMALL, "model.safetensors.index.json": index("../../evil")}, "no plain file name"),
+            ({**SMALL, "model.safetensors.index.json": index("..\\evil")}, "no plain file name"),
         ],
     )
     def test_is_one_line_and_no_weights_are_fetched(self, fake, files, message):

@@ -17,6 +17,7 @@ LAYERS = [
     {"config", "options"},
     {"rope", "cache", "sampling", "linear", "stopping"},
     {"tokenizer", "tokenizer_files", "prompts"},
+    {"weight_index"},
     {"weight_files", "checkpoint", "write", "gguf_checkpoint", "gguf_header", "gguf_tokenizer"},
     {"hub", "hub_files", "hub_errors", "hub_resume", "default_model"},
     {"families"},

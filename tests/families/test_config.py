@@ -1,0 +1,76 @@
+"""`config.json` in its old and its new spelling, and what is refused; no model is built."""
+
+from typing import Any
+
+import pytest
+
+from mygpt.config import Config
+from mygpt.errors import InputError
+from mygpt.families import read_config
+from tests.families.variants import ROPES
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+def config(model_type: str, **changes: Any) -> Config:
+    return read_config({"model_type": model_type, **SIZES, **changes})[1]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "falcon", "gpt_neox"])
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+def test_both_spellings_of_the_rope_are_the_same(model_type: str, rope: dict[str, Any]) -> None:
+    """Until transformers 5: `rope_scaling` with `type` (before 4.45) or `rope_type`, the base beside it."""
+    theta, pct = ("rotary_emb_base", {"rotary_pct": 1.0}) if model_type == "gpt_neox" else ("rope_theta", {})
+    partial = {"partial_rotary_factor": 1.0} if pct else {}
+    new = config(model_type, rope_parameters={**rope, "rope_theta": 777.0, **partial})
+    older = {**rope, "type": rope["rope_type"]}
+    del older["rope_type"]
+    assert new.rope.theta == 777.0
+    for old in (rope, older):
+        assert config(model_type, rope_scaling=old, **{theta: 777.0}, **pct) == new
+
+
+def test_no_rope_keys_at_all_is_the_default() -> None:
+    rope = config("llama", rope_scaling=None).rope
+    assert (rope.type, rope.theta, rope.dim) == ("default", 10_000.0, 8)
+    assert config("gpt_neox").rope.dim == 2  # a quarter of the head
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"type": "linear", "factor": 4.0}, 512),  # vicuna-16k: the trained positions stand in the file
+        ({"type": "dynamic", "factor": 2.0}, 256),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),  # Qwen2.5's model card
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, 128),  # DeepSeek
+        ({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}, 128),
+    ],
+    ids=["linear", "dynamic", "yarn before", "yarn after", "llama3"],
+)  # fmt: skip
+def test_the_context_that_a_rope_type_gives(rope: dict[str, Any], context: int) -> None:
+    assert config("llama", rope_scaling=rope).context_length == context
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("llama", {"rope_scaling": {"type": "spiral", "factor": 2.0}}, "'spiral' is not supported"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "linear", "factor": 2.0, "twist": 1}},
+            "'twist' is not understood",
+        ),
+        ("falcon", {"alibi": True}, "'alibi'"),
+        ("llama", {"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
+        ("mamba", {}, "'mamba' is not supported; supported are llama, gpt_neox, falcon"),
+    ],
+)
+def test_what_would_change_the_mathematics_is_refused_by_name(
+    model_type: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        config(model_type, **changes)
