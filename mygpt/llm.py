@@ -90,7 +90,7 @@ class LLM:
         batch = self.batch([ids], Sampling(**sampling), max_new_tokens, seeds=[self.seed(seed)], stop=stop)
         return (piece for _, piece in batch)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: its tensors could not be compared with ones that have a gradient
     def logits(self, token_ids: Tensor | Sequence[Sequence[int]]) -> Tensor:
         """Logits of whole sequences, without a cache: (B, T) int64 to (B, T, vocab_size) float32 on the CPU."""
         ids = torch.as_tensor(token_ids, dtype=torch.long)

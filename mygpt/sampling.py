@@ -70,7 +70,10 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """One index a row, by the inverse of the cumulative distribution: (B, V) and (B,) to (B,)."""
+    device = probabilities.device
+    if device.type == "mps":  # which has no float64
+        probabilities = probabilities.cpu()
     cumulative = probabilities.double().cumsum(-1)
     targets = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
     # right=True passes over ids of probability zero.
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0].to(device)
