@@ -6,9 +6,21 @@ Shapes: B sequences, T new tokens, S slots, K key-value heads, D dimensions per 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mygpt.context import Context
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a layer caches of a token, and of how many tokens (`window` 0: of all)."""
+
+    kv_heads: int
+    head_dim: int
+    window: int = 0
 
 
 class LayerCache:
@@ -18,22 +30,59 @@ class LayerCache:
         self.keys = keys
         self.values = values
 
-    def update(
-        self, keys: Tensor, values: Tensor, positions: Tensor, start: int | None, end: int
-    ) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, K, T, D) at `positions` (B, T).
+    @property
+    def size(self) -> int:
+        """Tokens that it can hold of each sequence."""
+        return self.keys.shape[2]
 
-        `start` is the first position, where it is the same in all sequences; no position reaches `end`.
-        Returns views (B, K, end, D) of all slots before `end`.
-        """
-        if start is not None:  # twice as fast as by index
-            self.keys[:, :, start:end] = keys
-            self.values[:, :, start:end] = values
+    def update(self, keys: Tensor, values: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Write new keys and values (B, K, T, D); returns those to attend to, (B, K, S, D) each."""
+        if context.start is not None:  # twice as fast as by index
+            self.keys[:, :, context.start : context.end] = keys
+            self.values[:, :, context.start : context.end] = values
         else:
-            rows = torch.arange(len(positions), device=positions.device)[:, None]
-            self.keys[rows, :, positions] = keys.transpose(1, 2)
-            self.values[rows, :, positions] = values.transpose(1, 2)
-        return self.keys[:, :, :end], self.values[:, :, :end]
+            self._write(keys, values, context.positions)
+        return self.keys[:, :, : context.end], self.values[:, :, : context.end]
+
+    def _write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        rows = torch.arange(len(slots), device=slots.device)[:, None]
+        self.keys[rows, :, slots] = keys.transpose(1, 2)
+        self.values[rows, :, slots] = values.transpose(1, 2)
+
+    def copy_rows(self, source: LayerCache, rows: Tensor) -> None:
+        """Fill sequence b from row `rows[b]` of a cache of the same kind, which is no larger."""
+        rows = rows.to(self.keys.device)
+        self.keys[:, :, : source.size] = source.keys[rows, :, : source.size]
+        self.values[:, :, : source.size] = source.values[rows, :, : source.size]
+
+
+class WindowCache(LayerCache):
+    """Of a sliding window's tokens only: a ring, whose slot s holds the newest position that is s modulo its size.
+
+    A slot more, the last, takes what is not to be kept: padding, and tokens that the window has left already.
+    """
+
+    @property
+    def size(self) -> int:
+        """Tokens that it can hold of each sequence."""
+        return self.keys.shape[2] - 1
+
+    def update(self, keys: Tensor, values: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Write new keys and values (B, K, T, D); returns those to attend to, (B, K, S, D) each."""
+        ring, new = self.size, keys.shape[2]
+        if new == 1:  # it takes the place of the token that leaves the window
+            self._write(keys, values, context.positions % ring)
+            held = min(context.end, ring)
+            return self.keys[:, :, :held], self.values[:, :, :held]
+        held = min(context.end - new, ring)
+        seen = (
+            torch.cat((self.keys[:, :, :held], keys), dim=2),
+            torch.cat((self.values[:, :, :held], values), dim=2),
+        )
+        positions = context.positions
+        kept = (positions < context.ends) & (positions >= context.ends - ring)
+        self._write(keys, values, torch.where(kept, positions % ring, ring))
+        return seen
 
 
 class KVCache:
@@ -43,29 +92,27 @@ class KVCache:
     length may hold anything: they are written again before any query sees them.
     """
 
-    def __init__(self, layers: Sequence[LayerCache], lengths: Sequence[int], slots: int) -> None:
-        self.layers = list(layers)
-        self.lengths = list(lengths)
-        self.slots = slots
-
-    @classmethod
-    def allocate(
-        cls,
-        shapes: Sequence[tuple[int, int]],
+    def __init__(
+        self,
+        shapes: Sequence[LayerShape],
         batch_size: int,
         slots: int,
         devices: Sequence[torch.device],
         dtype: torch.dtype,
-    ) -> KVCache:
-        """An empty cache; `shapes` gives (K, D) of each layer, `devices` where each layer's part lives."""
+    ) -> None:
+        """An empty cache; `devices` says where each layer's part lives."""
+        self.shapes = list(shapes)
+        self.devices = list(devices)
+        self.dtype = dtype
+        self.slots = slots
+        self.lengths = [0] * batch_size
+        self.layers = [self._layer(*layer) for layer in zip(shapes, devices, strict=True)]
 
-        def layer(shape: tuple[int, int], device: torch.device) -> LayerCache:
-            kv_heads, head_dim = shape
-            size = (batch_size, kv_heads, slots, head_dim)
-            return LayerCache(*(torch.zeros(size, device=device, dtype=dtype) for _ in range(2)))
-
-        layers = [layer(shape, device) for shape, device in zip(shapes, devices, strict=True)]
-        return cls(layers, [0] * batch_size, slots)
+    def _layer(self, shape: LayerShape, device: torch.device) -> LayerCache:
+        slots = min(shape.window, self.slots) + 1 if shape.window else self.slots
+        size = (len(self.lengths), shape.kv_heads, slots, shape.head_dim)
+        keys, values = (torch.zeros(size, device=device, dtype=self.dtype) for _ in range(2))
+        return WindowCache(keys, values) if shape.window else LayerCache(keys, values)
 
     def advance(self, counts: Sequence[int]) -> None:
         """Count as held the tokens that a forward pass has just written, `counts` per sequence."""
@@ -73,33 +120,26 @@ class KVCache:
         assert max(self.lengths) <= self.slots, "the cache was sized too small"
 
     def truncate(self, lengths: Sequence[int]) -> None:
-        """Forget what each sequence holds past its new length."""
-        self.lengths = [min(old, new) for old, new in zip(self.lengths, lengths, strict=True)]
+        """Forget what each sequence holds past its new length; all of it, where a window has lost what was before."""
+        kept = min((layer.size for layer in self.layers), default=self.slots)
+        for row, (old, new) in enumerate(zip(self.lengths, lengths, strict=True)):
+            if new < old:
+                self.lengths[row] = new if old <= kept else 0
 
     def empty_like(self, batch_size: int, slots: int) -> KVCache:
         """An empty cache of the same layers, of another size."""
-
-        def layer(old: LayerCache) -> LayerCache:
-            _, kv_heads, _, head_dim = old.keys.shape
-            return LayerCache(
-                *(x.new_zeros(batch_size, kv_heads, slots, head_dim) for x in (old.keys, old.values))
-            )
-
-        return KVCache([layer(old) for old in self.layers], [0] * batch_size, slots)
+        return KVCache(self.shapes, batch_size, slots, self.devices, self.dtype)
 
     def copy_rows(self, source: KVCache, rows: Sequence[int]) -> None:
         """Fill every sequence from row `rows[b]` of `source`, which has no more slots than this cache."""
-        index = torch.tensor(rows)
         for ours, theirs in zip(self.layers, source.layers, strict=True):
-            for name in ("keys", "values"):
-                new = getattr(theirs, name)
-                getattr(ours, name)[:, :, : source.slots] = new[index.to(new.device)]
+            ours.copy_rows(theirs, torch.tensor(rows))
         self.lengths = [source.lengths[row] for row in rows]
 
     @property
     def device(self) -> torch.device:
         """Where the first layer lives, which the ids go to."""
-        return self.layers[0].keys.device
+        return self.devices[0]
 
     @property
     def nbytes(self) -> int:

@@ -50,7 +50,14 @@ class Config:
     shared_norm: bool = False  # parallel residual only: one norm feeds attention and MLP
     mlp: Literal["gated", "plain"] = "gated"
     activation: Activation = "silu"
+    layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
+    head_norm: bool = False  # RMS norm of each query and key head
     attention_bias: bool = False  # of query, key and value
     attention_output_bias: bool = False
     mlp_bias: bool = False
     tie_embeddings: bool = False  # the head is the embedding matrix
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The sliding window of each layer, 0 where it has none."""
+        return self.layer_windows or (0,) * self.n_layers

@@ -8,7 +8,6 @@ same code runs on a shard of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,30 +15,9 @@ from torch import Tensor, nn
 
 from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Activation, Config
+from mygpt.context import Context, Mask, make_masks
 from mygpt.linear import Embedding, FusedLinear, Linear, linear
 from mygpt.rope import RotaryEmbedding, rotate
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every layer of one forward pass needs to know of the tokens' places.
-
-    Attributes:
-        positions: (B, T), each token's place in its sequence.
-        cos: (B, T, 1, R), and `sin` likewise: the rotary tables.
-        mask: (B, 1, T, S), true where a query may look; None where no mask is needed.
-        causal: whether the T tokens are all there is, each looking at itself and those before it.
-        start: the first token's slot of the cache, where it is the same in all sequences.
-        end: S, the number of slots of the cache to attend to.
-    """
-
-    positions: Tensor
-    cos: Tensor
-    sin: Tensor
-    mask: Tensor | None
-    causal: bool
-    start: int | None
-    end: int
 
 
 class GPT(nn.Module):
@@ -53,7 +31,7 @@ class GPT(nn.Module):
         self.config = config
         block = ParallelBlock if config.residual == "parallel" else Block
         self.embed = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(block(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(block(config, i) for i in range(config.n_layers))
         self.norm = make_norm(config)
         # A tied head has no weight of its own, so that nothing can part the two.
         self.head = (
@@ -83,7 +61,7 @@ class GPT(nn.Module):
             (B, T, V), or (B, V) with `last`.
         """
         x = self.embed(ids)
-        context = self._context(ids, cache, lengths, x.dtype)
+        context = self._context(ids, cache, last, lengths, x.dtype)
         for i, layer in enumerate(self.layers):
             x = layer(x, context, cache.layers[i] if cache else None)
         if last is not None:
@@ -93,21 +71,22 @@ class GPT(nn.Module):
         return logits
 
     def _context(
-        self, ids: Tensor, cache: KVCache | None, lengths: list[int] | None, dtype: torch.dtype
+        self,
+        ids: Tensor,
+        cache: KVCache | None,
+        last: Tensor | None,
+        lengths: list[int] | None,
+        dtype: torch.dtype,
     ) -> Context:
         batch_size, new = ids.shape
         starts = cache.lengths if cache else [0] * batch_size
-        first, end = min(starts), max(starts) + new
         positions = torch.arange(new, device=ids.device) + torch.tensor(starts, device=ids.device)[:, None]
+        ends = positions[:, -1:] + 1 if last is None else positions.gather(1, last[:, None]) + 1
         lengths = lengths or [start + new for start in starts]
         cos, sin = self.rope(positions, torch.tensor(lengths), dtype)
-        causal = end == new
-        even = first + new == end
-        if causal or (new == 1 and even):  # one token at the end of each sequence sees all
-            mask = None
-        else:
-            mask = (torch.arange(end, device=ids.device) <= positions[..., None])[:, None]
-        return Context(positions, cos, sin, mask, causal and new > 1, first if even else None, end)
+        masks = make_masks({*self.config.windows}, positions, starts, cache.slots if cache else None)
+        start = starts[0] if min(starts) == max(starts) else None
+        return Context(positions, ends, start, max(starts) + new, cos, sin, masks)
 
 
 class Block(nn.Module):
@@ -117,10 +96,10 @@ class Block(nn.Module):
        └─────────────────────┘  └───────────────┘
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, index)
         self.mlp_norm = make_norm(config)
         self.mlp = make_mlp(config)
 
@@ -139,10 +118,10 @@ class ParallelBlock(nn.Module):
        └─────────────────────────┘
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, index)
         self.mlp_norm = None if config.shared_norm else make_norm(config)
         self.mlp = make_mlp(config)
 
@@ -159,44 +138,57 @@ class ParallelBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with H query heads to K key-value heads (K = H, 1 < K < H, or 1)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.head_dim = config.head_dim
+        self.window = config.windows[index]
         queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.qkv = FusedLinear(
             config.hidden_size, {"q": queries, "k": keys, "v": keys}, bias=config.attention_bias
         )
+        self.head_norm = HeadNorm(config) if config.head_norm else None
         self.output = Linear(queries, config.hidden_size, bias=config.attention_output_bias)
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
         heads = self.qkv(x).view(*x.shape[:2], -1, self.head_dim)
         kv_heads = self.qkv.slots["k"] // self.head_dim
-        qk = rotate(heads[:, :, :-kv_heads], context.cos, context.sin)  # together: half the operations
-        q, k, v = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:], heads[:, :, -kv_heads:]
+        qk, v = heads[:, :, :-kv_heads], heads[:, :, -kv_heads:]
+        if self.head_norm is not None:
+            qk = self.head_norm(qk, kv_heads)
+        qk = rotate(qk, context.cos, context.sin)  # together: half the operations
+        q, k = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:]
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
-            k, v = cache.update(k, v, context.positions, context.start, context.end)
-        y: Tensor = self.output(attend(q, k, v, context).flatten(2))
+            k, v = cache.update(k, v, context)
+        y: Tensor = self.output(attend(q, k, v, context.masks[self.window]).flatten(2))
         return y
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+class HeadNorm(nn.Module):
+    """RMS norm over each query and each key head, before they are rotated (arXiv:2010.04245)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.q = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+        self.k = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+
+    def forward(self, qk: Tensor, kv_heads: int) -> Tensor:
+        """qk (B, T, H + K, D) to the same shape."""
+        return torch.cat((self.q(qk[:, :, :-kv_heads]), self.k(qk[:, :, -kv_heads:])), dim=2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     """softmax(q k^T / sqrt(D)) v: q (B, T, H, D) over k and v (B, K, S, D) to (B, T, H, D)."""
     batch_size, new, heads, head_dim = q.shape
     kv_heads = k.shape[1]
     if new == 1:
         # The query heads of a group stand as if they were tokens: no key is repeated, no row is masked twice.
         q = q.reshape(batch_size, kv_heads, heads // kv_heads, head_dim)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed)
         return y.reshape(batch_size, 1, heads, head_dim)
     y = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k,
-        v,
-        attn_mask=context.mask,
-        is_causal=context.causal,
-        enable_gqa=heads != kv_heads,
+        q.transpose(1, 2), k, v, attn_mask=mask.allowed, is_causal=mask.causal, enable_gqa=heads != kv_heads
     )
     return y.transpose(1, 2)
 

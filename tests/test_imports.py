@@ -15,7 +15,8 @@ PACKAGE = Path(mygpt.__file__).parent
 LAYERS = [
     {"errors"},
     {"config", "options"},
-    {"rope", "cache", "sampling", "linear", "stopping"},
+    {"rope", "context", "sampling", "linear", "stopping"},
+    {"cache"},
     {"tokenizer", "tokenizer_files", "prompts"},
     {"weight_index"},
     {"weight_files", "checkpoint", "write", "gguf_checkpoint", "gguf_header", "gguf_tokenizer"},

@@ -7,12 +7,12 @@ from typing import Any
 
 from mygpt.config import Config
 from mygpt.errors import InputError
-from mygpt.families import falcon, gpt_neox, llama
+from mygpt.families import falcon, gpt_neox, llama, mistral, qwen2, qwen3
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.model_type: module.FAMILY for module in (llama, gpt_neox, falcon)
+    module.FAMILY.model_type: module.FAMILY for module in (llama, gpt_neox, falcon, mistral, qwen2, qwen3)
 }
 
 

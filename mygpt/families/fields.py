@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,3 +93,13 @@ class Fields:
         if heads % kv_heads:
             raise self.error(key, f"a divisor of 'num_attention_heads' ({heads})")
         return kv_heads
+
+    def windows(self, window: int, sliding: Sequence[bool]) -> tuple[int, ...]:
+        """The sliding window of each layer (0: none): as `layer_types` says, else where `sliding` is true."""
+        types = self.get("layer_types", None)
+        if types is not None:
+            kinds = {"full_attention": False, "sliding_attention": True}
+            if not isinstance(types, list) or len(types) != len(sliding) or not {*types} <= {*kinds}:
+                raise self.error("layer_types", f"a list of {len(sliding)} of {', '.join(kinds)}")
+            sliding = [kinds[kind] for kind in types]
+        return tuple(window if slides else 0 for slides in sliding)

@@ -1,12 +1,30 @@
 """Llama and what is shaped like it: Llama 1 to 3.3, TinyLlama, Vicuna, SmolLM2, Falcon 3, and many more."""
 
 from mygpt.config import Config
-from mygpt.families.base import Family
+from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
 from mygpt.families.rope_fields import context_length, read_rope
 
+# Also those of the families that are Llama but for a detail.
+NAMES: dict[str, str | Split] = {
+    "model.embed_tokens.weight": "embed.weight",
+    "model.layers.{i}.input_layernorm.weight": "layers.{i}.attention_norm.weight",
+    "model.layers.{i}.self_attn.q_proj.{p}": "layers.{i}.attention.q.{p}",
+    "model.layers.{i}.self_attn.k_proj.{p}": "layers.{i}.attention.k.{p}",
+    "model.layers.{i}.self_attn.v_proj.{p}": "layers.{i}.attention.v.{p}",
+    "model.layers.{i}.self_attn.o_proj.{p}": "layers.{i}.attention.output.{p}",
+    "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.mlp_norm.weight",
+    "model.layers.{i}.mlp.gate_proj.{p}": "layers.{i}.mlp.gate.{p}",
+    "model.layers.{i}.mlp.up_proj.{p}": "layers.{i}.mlp.up.{p}",
+    "model.layers.{i}.mlp.down_proj.{p}": "layers.{i}.mlp.down.{p}",
+    "model.norm.weight": "norm.weight",
+    "lm_head.weight": "head.weight",
+}
+SKIPPED = ("model.layers.{i}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 
-def _read_config(fields: Fields) -> Config:
+
+def read_llama(fields: Fields) -> Config:
+    """The configuration of Llama, from which those of its relatives differ little."""
     n_heads = fields.integer("num_attention_heads")
     head_dim = fields.head_dim()
     rope = read_rope(fields, head_dim)
@@ -43,20 +61,7 @@ FAMILY = Family(
         "lmsys/vicuna-7b-v1.5",
         "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
     ),
-    read_config=_read_config,
-    names={
-        "model.embed_tokens.weight": "embed.weight",
-        "model.layers.{i}.input_layernorm.weight": "layers.{i}.attention_norm.weight",
-        "model.layers.{i}.self_attn.q_proj.{p}": "layers.{i}.attention.q.{p}",
-        "model.layers.{i}.self_attn.k_proj.{p}": "layers.{i}.attention.k.{p}",
-        "model.layers.{i}.self_attn.v_proj.{p}": "layers.{i}.attention.v.{p}",
-        "model.layers.{i}.self_attn.o_proj.{p}": "layers.{i}.attention.output.{p}",
-        "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.mlp_norm.weight",
-        "model.layers.{i}.mlp.gate_proj.{p}": "layers.{i}.mlp.gate.{p}",
-        "model.layers.{i}.mlp.up_proj.{p}": "layers.{i}.mlp.up.{p}",
-        "model.layers.{i}.mlp.down_proj.{p}": "layers.{i}.mlp.down.{p}",
-        "model.norm.weight": "norm.weight",
-        "lm_head.weight": "head.weight",
-    },
-    skipped=("model.layers.{i}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
+    read_config=read_llama,
+    names=NAMES,
+    skipped=SKIPPED,
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mygpt.cache import KVCache
-from mygpt.config import Config
+from mygpt.cache import KVCache, LayerShape
 from mygpt.errors import InputError
 from mygpt.model import GPT
 from mygpt.weights import Place
@@ -57,10 +56,6 @@ def mover(device: torch.device, dtype: torch.dtype) -> Place:
 
 def allocate_cache(model: GPT, batch_size: int, slots: int) -> KVCache:
     """An empty cache beside the model's weights."""
-    weight = model.embed.weight
-    shapes = _cache_shapes(model.config)
-    return KVCache.allocate(shapes, batch_size, slots, [weight.device] * len(shapes), weight.dtype)
-
-
-def _cache_shapes(config: Config) -> list[tuple[int, int]]:
-    return [(config.n_kv_heads, config.head_dim)] * config.n_layers
+    weight, config = model.embed.weight, model.config
+    shapes = [LayerShape(config.n_kv_heads, config.head_dim, window) for window in config.windows]
+    return KVCache(shapes, batch_size, slots, [weight.device] * len(shapes), weight.dtype)

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import FalconConfig, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+from transformers import (
+    FalconConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+WINDOW = 10  # tokens
 ORIGINAL = 32  # tokens; where the rope types that stretch begin to
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL}
 LLAMA3 = {
@@ -51,6 +60,7 @@ class Variant:
         return self.name
 
 
+SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 COMMON = {
     "vocab_size": 128,
     "hidden_size": 48,
@@ -65,6 +75,9 @@ TINY: dict[type, dict[str, Any]] = {
     LlamaConfig: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2},
     GPTNeoXConfig: {**COMMON, "intermediate_size": 80, "rotary_pct": 0.5},
     FalconConfig: {**COMMON, "ffn_hidden_size": 80},
+    MistralConfig: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2, "sliding_window": WINDOW},
+    Qwen2Config: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2},
+    Qwen3Config: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2, "head_dim": 16},
 }
 
 
@@ -109,6 +122,23 @@ VARIANTS = [
         {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
     ),
     *_ropes("falcon", FalconConfig, new_decoder_architecture=True, num_kv_heads=2),
+    Variant("mistral-window", MistralConfig),
+    Variant("mistral-window-of-one", MistralConfig, {"sliding_window": 1}),
+    Variant("mistral-no-window", MistralConfig, {"sliding_window": None, "head_dim": 16}),
+    *_ropes("mistral", MistralConfig),
+    Variant("qwen2", Qwen2Config),
+    Variant("qwen2-tied", Qwen2Config, {"tie_word_embeddings": True}),
+    Variant("qwen2-upper-window", Qwen2Config, SLIDING),
+    Variant(
+        "qwen2-layer-types",
+        Qwen2Config,
+        {**SLIDING, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    *_ropes("qwen2", Qwen2Config, **SLIDING),
+    Variant("qwen3", Qwen3Config),
+    Variant("qwen3-bias", Qwen3Config, {"attention_bias": True}),
+    Variant("qwen3-upper-window", Qwen3Config, SLIDING),
+    *_ropes("qwen3", Qwen3Config),
 ]
 
 

@@ -1,0 +1,77 @@
+"""Where the tokens of one forward pass stand, and which others each may look at.
+
+Shapes: B sequences, T new tokens, S tokens to attend to, R rotated dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What a query may see: all, or as `allowed` (B, 1, T, S) says, or itself and all before it (`causal`)."""
+
+    allowed: Tensor | None = None
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every layer of one forward pass needs to know of the tokens' places.
+
+    Attributes:
+        positions: (B, T), each token's place in its sequence.
+        ends: (B, 1), the place after each sequence's last token; those at or past it are padding.
+        start: the first token's place, where it is the same in all sequences.
+        end: the place after the last token of all, padding too.
+        cos: (B, T, 1, R), and `sin` likewise: the rotary tables.
+        masks: by the layers' window (0: none).
+    """
+
+    positions: Tensor
+    ends: Tensor
+    start: int | None
+    end: int
+    cos: Tensor
+    sin: Tensor
+    masks: dict[int, Mask]
+
+
+def make_masks(
+    windows: Collection[int], positions: Tensor, starts: Sequence[int], slots: int | None
+) -> dict[int, Mask]:
+    """The mask of each window, for tokens at `positions` (B, T) that follow `starts` cached ones.
+
+    `slots` is the size of the cache; None is no cache. The layout of the keys is that of `cache.py`.
+    """
+    return {window: _mask(window, positions, starts, slots) for window in windows}
+
+
+def _mask(window: int, positions: Tensor, starts: Sequence[int], slots: int | None) -> Mask:
+    new = positions.shape[1]
+    first, end = min(starts), max(starts) + new
+    even = first + new == end
+    if end == new and (not window or new <= window):
+        return Mask(causal=new > 1)
+    queries = positions[..., None]
+    if not window or new == 1:
+        # The keys are slots 0 to `seen`; in a full ring every slot is in the window.
+        seen = min(end, window, slots or end) if window else end
+        if new == 1 and even:
+            return Mask()
+        return Mask((torch.arange(seen, device=positions.device) <= queries)[:, None])
+    ring = min(window, slots) if slots is not None else 0
+    keys = torch.cat((_ring_positions(starts, ring, positions), positions), dim=1)[:, None]
+    return Mask(((keys >= 0) & (keys <= queries) & (keys > queries - window))[:, None])
+
+
+def _ring_positions(starts: Sequence[int], ring: int, positions: Tensor) -> Tensor:
+    """(B, held): the position of the token in each slot of a ring, negative where there is none yet."""
+    last = torch.tensor(starts, device=positions.device)[:, None] - 1
+    slots = torch.arange(min(max(starts), ring), device=positions.device)
+    return last - (last - slots) % ring if ring else slots.expand(len(starts), 0)

@@ -1,0 +1,26 @@
+"""Mistral (arXiv:2310.06825): Llama with a sliding window in every layer, where the file gives one."""
+
+from dataclasses import replace
+
+from mygpt.config import Config
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+from mygpt.families.llama import NAMES, SKIPPED, read_llama
+
+
+def _read_config(fields: Fields) -> Config:
+    config = read_llama(fields)
+    # null means none, but a file without the key means the first model's.
+    has_window = fields.raw.get("sliding_window", 4096) is not None
+    window = fields.integer("sliding_window", 4096) if has_window else 0
+    return replace(config, layer_windows=(window,) * config.n_layers)
+
+
+FAMILY = Family(
+    model_type="mistral",
+    summary="Mistral 7B, Mistral Nemo, Mistral Small, Zephyr, Mathstral",
+    examples=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-Nemo-Instruct-2407"),
+    read_config=_read_config,
+    names=NAMES,
+    skipped=SKIPPED,
+)
