@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mygpt import default_model, hub_files
@@ -13,7 +14,17 @@ from mygpt.weight_index import is_index, read_index
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
 
 
-def resolve(checkpoint: str | None, *, access_token: str | None = None, revision: str | None = None) -> Path:
+# Looks at a folder that holds all but the weights, and raises InputError where these would be of no use.
+Check = Callable[[Path], None]
+
+
+def resolve(
+    checkpoint: str | None,
+    *,
+    access_token: str | None = None,
+    revision: str | None = None,
+    check: Check | None = None,
+) -> Path:
     """Find a model: a local path, `./checkpoints/<repo>`, the Hugging Face cache, then by download.
 
     Args:
@@ -21,6 +32,7 @@ def resolve(checkpoint: str | None, *, access_token: str | None = None, revision
         access_token: for gated and private repositories; None takes HF_TOKEN or `hf auth login`'s.
         revision: a branch, tag or commit of the repository. Local paths and `./checkpoints` have none, so it
             rules them out.
+        check: called before weights are downloaded.
 
     Raises:
         InputError: no such path, repository or revision, no access to it, or no connection.
@@ -39,7 +51,7 @@ def resolve(checkpoint: str | None, *, access_token: str | None = None, revision
     found = found or _in_cache(repo, revision)
     if found is None and _is_default(repo, revision):
         found = default_model.cached()
-    return found or download(repo, access_token=access_token, revision=revision)
+    return found or download(repo, access_token=access_token, revision=revision, check=check)
 
 
 def download(
@@ -48,6 +60,7 @@ def download(
     checkpoint_dir: Path | None = None,
     access_token: str | None = None,
     revision: str | None = None,
+    check: Check | None = None,
 ) -> Path:
     """Fetch what mygpt needs of a Hub repository, also when an older version of it is here.
 
@@ -58,6 +71,7 @@ def download(
         checkpoint_dir: put it into `<checkpoint_dir>/<repo>` instead of the Hugging Face cache.
         access_token: as in `resolve`.
         revision: as in `resolve`.
+        check: as in `resolve`.
 
     Raises:
         InputError: no such repository or revision, no access to it, or no connection.
@@ -66,7 +80,7 @@ def download(
     repo = _repo_id(repo)
     target = None if checkpoint_dir is None else checkpoint_dir / repo
     try:
-        return _fetch(repo, target, access_token, revision)
+        return _fetch(repo, target, access_token, revision, check)
     except HubUnreachableError:
         if target is None and _is_default(repo, revision):
             return default_model.fetch()
@@ -129,7 +143,9 @@ def _in_cache(repo: str, revision: str | None) -> Path | None:
     return None if hub_files.missing_files(folder) else folder
 
 
-def _fetch(repo: str, target: Path | None, access_token: str | None, revision: str | None) -> Path:
+def _fetch(
+    repo: str, target: Path | None, access_token: str | None, revision: str | None, check: Check | None
+) -> Path:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's
 
@@ -139,7 +155,7 @@ def _fetch(repo: str, target: Path | None, access_token: str | None, revision: s
             "the access token is empty or holds a space or control character: check --access_token, HF_TOKEN"
         )
     try:
-        return _fetch_files(repo, target, access_token, revision)
+        return _fetch_files(repo, target, access_token, revision, check)
     except (InputError, RunError):
         raise
     # HTTP and disk; an answer that is not the Hub's JSON (ValueError, KeyError); hf_xet (RuntimeError)
@@ -147,7 +163,9 @@ def _fetch(repo: str, target: Path | None, access_token: str | None, revision: s
         raise explain(error, repo, revision) from error
 
 
-def _fetch_files(repo: str, target: Path | None, token: str | None, revision: str | None) -> Path:
+def _fetch_files(
+    repo: str, target: Path | None, token: str | None, revision: str | None, check: Check | None
+) -> Path:
     """Fetch the small files first, so that wherever the weights are complete, everything is."""
     from huggingface_hub import HfApi, constants, hf_hub_download
 
@@ -163,6 +181,8 @@ def _fetch_files(repo: str, target: Path | None, token: str | None, revision: st
     # One file after the other: Ctrl-C would wait for the threads of snapshot_download, and Xet, the Hub's own
     # protocol, fetches the parts of one file in parallel anyway.
     folder = [fetch(name).parent for name in small][-1]
+    if check is not None:
+        check(folder)
     weight_files = list(read_index(fetch(weights))) if is_index(weights) else [weights]
     if absent := sorted(set(weight_files) - names):
         raise InputError(f"{repo} is broken, its {weights} names {absent[0]}, which it does not hold")

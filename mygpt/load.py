@@ -9,7 +9,7 @@ import torch
 
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.errors import InputError
-from mygpt.families import read_config
+from mygpt.families import check_folder, read_config
 from mygpt.hub import resolve
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
@@ -44,7 +44,7 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     """
     start = time.perf_counter()
     device = pick_device(options.accelerator)
-    path = resolve(name, access_token=options.access_token, revision=options.revision)
+    path = resolve(name, access_token=options.access_token, revision=options.revision, check=check_folder)
     checkpoint = open_checkpoint(path)
     # Before the weights, which take longer to read: a broken tokenizer or style is told at once.
     tokenizer = checkpoint.tokenizer()

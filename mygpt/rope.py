@@ -6,6 +6,7 @@ Shapes: B sequences, T tokens, H heads, D dimensions per head, R rotated dimensi
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,21 +21,28 @@ class RotaryEmbedding(nn.Module):
     """
 
     inv_freq: Tensor
+    long_inv_freq: Tensor
 
     def __init__(self, rope: RopeConfig) -> None:
         super().__init__()
         self.rope = rope
         self.register_buffer("inv_freq", inverse_frequencies(rope), persistent=False)
+        if rope.type == "longrope":
+            long = inverse_frequencies(replace(rope, divisors=rope.long_divisors))
+            self.register_buffer("long_inv_freq", long, persistent=False)
 
     def forward(self, positions: Tensor, lengths: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The tables cos and sin that `rotate` takes, each (B, T, 1, R), in `dtype`.
 
         `positions` (B, T) are the tokens' places in their sequences; `lengths` (B,) the sequences' whole
-        lengths, on which the frequencies of the type `dynamic` depend.
+        lengths, on which the frequencies of the types `dynamic` and `longrope` depend.
         """
         inv_freq = self.inv_freq
         if self.rope.type == "dynamic":
             inv_freq = _dynamic(self.rope, lengths.to(inv_freq.device))[:, None]
+        elif self.rope.type == "longrope":
+            longer = lengths.to(inv_freq.device)[:, None] > self.rope.original_max_positions
+            inv_freq = torch.where(longer, self.long_inv_freq, inv_freq)[:, None]
         angles = positions[..., None].float() * inv_freq
         cos, sin = angles.cos() * self.rope.attention_factor, angles.sin() * self.rope.attention_factor
         cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
@@ -46,8 +54,10 @@ class RotaryEmbedding(nn.Module):
         Keys of every layer but the first depend on them through the hidden states too: the only right
         answer is to compute the sequence anew.
         """
-        longest = max(old_length, new_length)
-        return self.rope.type == "dynamic" and longest > self.rope.original_max_positions
+        original = self.rope.original_max_positions
+        if self.rope.type == "longrope":  # LongRoPE (arXiv:2402.13753) has two sets of frequencies
+            return (old_length > original) != (new_length > original)
+        return self.rope.type == "dynamic" and max(old_length, new_length) > original
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -71,7 +81,7 @@ def inverse_frequencies(rope: RopeConfig) -> Tensor:
         return _llama3(base, rope)
     if rope.type == "yarn":
         return _yarn(base, rope)
-    if rope.type == "divisors":
+    if rope.type in ("divisors", "longrope"):
         return base / torch.tensor(rope.divisors, device="cpu")
     return base
 

@@ -15,12 +15,15 @@ from huggingface_hub import constants, file_download
 from mygpt import default_model, hub
 from mygpt.commands.download import download as download_command
 from mygpt.errors import InputError, RunError
+from mygpt.families import check_folder
 from tests.fake_hub import FakeHub, Repo, serve
 
 TOKEN = "hf_secretsecretsecret"
 REPO = "owner/model"
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+CONFIG = {"model_type": "llama", **dict.fromkeys(SIZES, 2), "hidden_size": 4}
 # No two files alike: the cache holds equal ones once and would not fetch the second.
-SMALL = {"config.json": b"config", "tokenizer.json": b"tokenizer", "README.md": b"# hi"}
+SMALL = {"config.json": json.dumps(CONFIG).encode(), "tokenizer.json": b"tokenizer", "README.md": b"# hi"}
 WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
 
 
@@ -298,6 +301,13 @@ class TestRefused:
     def test_malformed_token(self, fake, token):
         assert "access token" in error_of(REPO, access_token=token)
         assert fake.requests == []
+
+    def test_an_unsupported_model_is_refused_before_its_weights_are_fetched(self, fake):
+        files = {**SMALL, "config.json": b'{"model_type": "mamba"}', "model.safetensors": WEIGHTS}
+        fake.repos[REPO] = Repo(files)
+        with pytest.raises(InputError, match="'mamba' is not supported"):
+            hub.resolve(REPO, check=check_folder)
+        assert not any("model.safetensors" in request.path for request in fake.requests)
 
     def test_missing_repo(self, fake):
         message = error_of("owner/mdoel", access_token=TOKEN)

@@ -7,6 +7,7 @@ from pathlib import Path
 from mygpt import hub
 from mygpt.commands.parser import make_parser, parse
 from mygpt.errors import InputError
+from mygpt.families import check_folder
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -38,7 +39,10 @@ def download(
     """
     if repo != "list":
         target = None if checkpoint_dir is None else Path(checkpoint_dir).expanduser()
-        print(hub.download(repo, checkpoint_dir=target, access_token=access_token, revision=revision))
+        folder = hub.download(
+            repo, checkpoint_dir=target, access_token=access_token, revision=revision, check=check_folder
+        )
+        print(folder)
     elif (checkpoint_dir, access_token, revision) == (None, None, None):
         _print_families()
     else:

@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mygpt.config import Config
 from mygpt.errors import InputError
-from mygpt.families import falcon, gpt_neox, llama, mistral, qwen2, qwen3
+from mygpt.families import (
+    falcon,
+    gemma,
+    gemma2,
+    gpt_neox,
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo,
+    olmo2,
+    phi,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    seed_oss,
+    smollm3,
+    stablelm,
+    starcoder2,
+)
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
+from mygpt.tokenizer_files import read_json
 
-FAMILIES: dict[str, Family] = {
-    module.FAMILY.model_type: module.FAMILY for module in (llama, gpt_neox, falcon, mistral, qwen2, qwen3)
-}
+_MODULES = (
+    falcon,
+    gemma,
+    gemma2,
+    gpt_neox,
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo,
+    olmo2,
+    phi,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    seed_oss,
+    smollm3,
+    stablelm,
+    starcoder2,
+)
+FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in _MODULES}
 
 
 def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Family, Config]:
@@ -34,3 +77,8 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
         )
     family = FAMILIES[model_type]
     return family, family.read_config(Fields(raw, source))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError where the model that a folder's `config.json` describes is not supported."""
+    read_config(read_json(folder / "config.json"), str(folder))

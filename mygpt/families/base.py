@@ -20,7 +20,10 @@ Splitter = Callable[["Tensor", Config], "tuple[Tensor, ...]"]
 
 @dataclass(frozen=True)
 class Split:
-    """One tensor of the file that holds several of ours."""
+    """One tensor of the file that holds several of ours.
+
+    Where `names` say `{e}` and the file's name does not, it holds them of each expert in turn.
+    """
 
     names: tuple[str, ...]
     splitter: Splitter
@@ -30,8 +33,9 @@ class Split:
 class Family:
     """A `model_type` of Hugging Face's `config.json`, and how to read it.
 
-    `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{p}` is
-    `weight` or `bias`. `skipped` are templates of tensors that a file may hold and the model does not need.
+    `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{e}`
+    an expert's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may hold and the
+    model does not need.
     """
 
     model_type: str
@@ -63,15 +67,25 @@ class Family:
                     f"{name} of shape {tuple(tensor.shape)} does not fit config.json; download the checkpoint again"
                 ) from error
             return tuple(
-                (part_name.format(**match.groupdict()), part)
-                for part_name, part in zip(target.names, parts, strict=True)
+                (part_name.format(**{**match.groupdict(), **expert}), part)
+                for (part_name, expert), part in zip(_each_expert(target, match, config), parts, strict=True)
             )
         return None
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    literal = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{p\}", r"(?P<p>weight|bias)")
+    literal = re.escape(template)
+    for field_name, values in {"i": r"\d+", "e": r"\d+", "p": "weight|bias"}.items():
+        literal = literal.replace(rf"\{{{field_name}\}}", f"(?P<{field_name}>{values})")
     return re.compile(literal)
+
+
+def _each_expert(split: Split, match: re.Match[str], config: Config) -> list[tuple[str, dict[str, str]]]:
+    """The names of a split with the expert's number that is to be put into each, if any."""
+    experts: list[dict[str, str]] = [{}]
+    if config.moe is not None and "{e}" in split.names[0] and "e" not in match.groupdict():
+        experts = [{"e": str(e)} for e in range(config.moe.n_experts)]
+    return [(name, expert) for expert in experts for name in split.names]
 
 
 def split_grouped_qkv(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:

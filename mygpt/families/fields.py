@@ -64,6 +64,12 @@ class Fields:
             raise self.error(key, "a number above 0")
         return float(value)
 
+    def optional(self, key: str, absent: float | None = None) -> float | None:
+        """A finite number above zero, None for null, `absent` where there is no such key."""
+        if key not in self.raw:
+            return absent
+        return None if self.raw[key] is None else self.number(key)
+
     def flag(self, key: str, default: Any = _REQUIRED) -> bool:
         """True or false."""
         value = self.get(key, default)

@@ -27,7 +27,7 @@ def read_llama(fields: Fields) -> Config:
     """The configuration of Llama, from which those of its relatives differ little."""
     n_heads = fields.integer("num_attention_heads")
     head_dim = fields.head_dim()
-    rope = read_rope(fields, head_dim)
+    rope = read_rope(fields, head_dim, partial=fields.number("partial_rotary_factor", 1.0))
     bias = fields.flag("attention_bias", False)
     return Config(
         vocab_size=fields.integer("vocab_size"),

@@ -13,7 +13,7 @@ def _read_config(fields: Fields) -> Config:
     config = read_llama(Fields({"head_dim": 128, **fields.raw}, fields.source))
     return replace(
         config,
-        head_norm=True,
+        qk_norm="head",
         mlp_bias=False,
         layer_windows=read_windows(fields, config.n_layers),
     )
@@ -26,8 +26,8 @@ FAMILY = Family(
     read_config=_read_config,
     names={
         **NAMES,
-        "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.head_norm.q.weight",
-        "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.head_norm.k.weight",
+        "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
+        "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
     },
     skipped=SKIPPED,
 )

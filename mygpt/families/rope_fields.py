@@ -17,6 +17,7 @@ _ROPE_KEYS: dict[RopeType, tuple[str, ...]] = {
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("short_factor", "long_factor", "factor", "attention_factor"),
     "divisors": ("divisors",),
 }
 _HARMLESS_ROPE_KEYS = (
@@ -39,6 +40,7 @@ def read_rope(
         raise model.error(key, "an object")
     scaling = Fields(values, f"{model.source}: '{key}'")
     type_ = scaling.get("rope_type", scaling.get("type", "default"))
+    type_ = "longrope" if type_ == "su" else type_  # its first name
     if not isinstance(type_, str) or type_ not in _ROPE_KEYS:
         raise InputError(
             f"{scaling.source}: the rope type {type_!r} is not supported; known are {_known_ropes()}"
@@ -136,12 +138,29 @@ def _yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: 
     return magnitude(1.0)
 
 
+def _read_longrope(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
+    original = _original_positions(model, scaling)
+    factor = scaling.number("factor", model.integer("max_position_embeddings", 2048) / original)
+    default = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return replace(
+        rope,
+        original_max_positions=original,
+        attention_factor=scaling.number("attention_factor", default),
+        divisors=_numbers(scaling, "short_factor", rope.dim // 2),
+        long_divisors=_numbers(scaling, "long_factor", rope.dim // 2),
+    )
+
+
 def _read_divisors(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
-    divisors = scaling.get("divisors")
-    numbers = isinstance(divisors, list) and all(isinstance(d, int | float) and d > 0 for d in divisors)
-    if not numbers or len(divisors) != rope.dim // 2:
-        raise scaling.error("divisors", f"a list of {rope.dim // 2} numbers")
-    return replace(rope, divisors=tuple(float(d) for d in divisors))
+    return replace(rope, divisors=_numbers(scaling, "divisors", rope.dim // 2))
+
+
+def _numbers(scaling: Fields, key: str, count: int) -> tuple[float, ...]:
+    values = scaling.get(key)
+    numbers = isinstance(values, list) and all(isinstance(v, int | float) and v > 0 for v in values)
+    if not numbers or len(values) != count:
+        raise scaling.error(key, f"a list of {count} numbers above 0")
+    return tuple(float(value) for value in values)
 
 
 _ROPE_READERS: dict[RopeType, Callable[[Fields, Fields, RopeConfig], RopeConfig]] = {
@@ -150,5 +169,6 @@ _ROPE_READERS: dict[RopeType, Callable[[Fields, Fields, RopeConfig], RopeConfig]
     "dynamic": _read_dynamic,
     "llama3": _read_llama3,
     "yarn": _read_yarn,
+    "longrope": _read_longrope,
     "divisors": _read_divisors,
 }

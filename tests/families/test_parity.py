@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from mygpt import LLM
 from mygpt.decode import Generation, prefill, step
 from mygpt.parallel.single import allocate_cache
+from tests.families.conftest import RecordError
 from tests.families.variants import ORIGINAL, VARIANTS, Variant
 
 TOLERANCE = 1e-4  # of the logits' scale
@@ -29,11 +30,13 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def test_logits_equal_transformers(pair: tuple[LLM, PreTrainedModel]) -> None:
+def test_logits_equal_transformers(pair: tuple[LLM, PreTrainedModel], record_error: RecordError) -> None:
     llm, reference = pair
     for length in LENGTHS:
         ids = torch.randint(0, llm.config.vocab_size, (2, length))
-        assert relative_error(llm.logits(ids), reference(ids).logits) < TOLERANCE, f"{length} tokens"
+        error = relative_error(llm.logits(ids), reference(ids).logits)
+        record_error(reference.config.model_type, error)
+        assert error < TOLERANCE, f"{length} tokens"
 
 
 @torch.inference_mode()

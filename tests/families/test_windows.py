@@ -14,7 +14,9 @@ from tests.families.variants import WINDOW, variant
 LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW)
 
 
-@pytest.fixture(scope="module", params=["mistral-window", "mistral-window-of-one", "qwen3-upper-window"])
+@pytest.fixture(
+    scope="module", params=["mistral-window", "mistral-window-of-one", "qwen3-upper-window", "gemma2"]
+)
 def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LLM:
     folder: Path = tmp_path_factory.mktemp(request.param)
     variant(request.param).build(folder)

@@ -1,0 +1,50 @@
+"""Mixtral (arXiv:2401.04088): Mistral with eight experts in place of each MLP, of which a token takes two."""
+
+from dataclasses import replace
+
+from mygpt.config import Config, MoEConfig
+from mygpt.families import llama, moe_fields
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+
+_DEFAULTS = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
+
+
+def _read_config(fields: Fields) -> Config:
+    config = llama.read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
+    n_experts, n_chosen = moe_fields.read_experts(fields, "num_local_experts", "num_experts", per_token=2)
+    # null or absent: no layer has a window.
+    window = fields.integer("sliding_window") if fields.raw.get("sliding_window") is not None else 0
+    return replace(
+        config,
+        attention_bias=False,
+        attention_output_bias=False,
+        mlp_bias=False,
+        layer_windows=(window,) * config.n_layers,
+        moe=MoEConfig(
+            n_experts=n_experts,
+            n_experts_per_token=n_chosen,
+            intermediate_size=config.intermediate_size,
+            norm_topk_prob=True,
+            layers=tuple(range(config.n_layers)),
+        ),
+    )
+
+
+_FILE, _OURS = "model.layers.{i}.block_sparse_moe", "layers.{i}.mlp"
+
+FAMILY = Family(
+    model_type="mixtral",
+    summary="Mixtral 8x7B and 8x22B, Nous Hermes 2 Mixtral, Dolphin Mixtral",
+    examples=("mistralai/Mixtral-8x7B-Instruct-v0.1", "mistralai/Mixtral-8x22B-Instruct-v0.1"),
+    read_config=_read_config,
+    names={
+        **llama.NAMES,
+        **moe_fields.NAMES,
+        f"{_FILE}.gate.weight": f"{_OURS}.router.weight",
+        f"{_FILE}.experts.{{e}}.w1.weight": f"{_OURS}.experts.{{e}}.gate.weight",
+        f"{_FILE}.experts.{{e}}.w3.weight": f"{_OURS}.experts.{{e}}.up.weight",
+        f"{_FILE}.experts.{{e}}.w2.weight": f"{_OURS}.experts.{{e}}.down.weight",
+    },
+    skipped=llama.SKIPPED,
+)

@@ -1,0 +1,28 @@
+"""OLMo (arXiv:2402.00838): Llama with layer norms that learn nothing, and clipped projections."""
+
+from dataclasses import replace
+
+from mygpt.config import Config
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+from mygpt.families.llama import NAMES, SKIPPED, read_llama
+
+
+def _read_config(fields: Fields) -> Config:
+    return replace(
+        read_llama(fields),
+        norm="layer_plain",
+        norm_eps=1e-5,
+        clip_qkv=fields.optional("clip_qkv"),
+        mlp_bias=False,
+    )
+
+
+FAMILY = Family(
+    model_type="olmo",
+    summary="OLMo 1B, 7B",
+    examples=("allenai/OLMo-1B-hf", "allenai/OLMo-7B-Instruct-hf"),
+    read_config=_read_config,
+    names={name: ours for name, ours in NAMES.items() if "norm" not in name},
+    skipped=SKIPPED,
+)

@@ -1,0 +1,34 @@
+"""OLMo 2 (arXiv:2501.00656): Llama with the norms behind attention and MLP, and norms of all queries and keys."""
+
+from dataclasses import replace
+
+from mygpt.config import Config
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+from mygpt.families.llama import NAMES, SKIPPED, read_llama
+
+
+def _read_config(fields: Fields) -> Config:
+    return replace(
+        read_llama(fields),
+        norm_eps=fields.number("rms_norm_eps", 1e-5),
+        residual="post",
+        qk_norm="width",
+        mlp_bias=False,
+    )
+
+
+FAMILY = Family(
+    model_type="olmo2",
+    summary="OLMo 2 1B to 32B",
+    examples=("allenai/OLMo-2-0425-1B-Instruct", "allenai/OLMo-2-1124-7B-Instruct"),
+    read_config=_read_config,
+    names={
+        **{name: ours for name, ours in NAMES.items() if "layernorm" not in name},
+        "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
+        "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
+        "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.attention_post_norm.weight",
+        "model.layers.{i}.post_feedforward_layernorm.weight": "layers.{i}.mlp_post_norm.weight",
+    },
+    skipped=SKIPPED,
+)

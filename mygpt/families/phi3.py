@@ -1,0 +1,52 @@
+"""Phi-3, Phi-3.5, Phi-4 and Phi-4-mini (arXiv:2404.14219): Llama with fused weights and rope stretched by lists."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mygpt.config import Config
+from mygpt.families.base import Family, Split
+from mygpt.families.fields import Fields
+from mygpt.families.llama import NAMES, SKIPPED, read_llama
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _read_config(fields: Fields) -> Config:
+    raw = {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096, **fields.raw}
+    config = read_llama(Fields(raw, fields.source))
+    window = fields.get("sliding_window", None)
+    return replace(
+        config,
+        layer_windows=(fields.integer("sliding_window"),) * config.n_layers if window else (),
+        attention_bias=False,
+        attention_output_bias=False,
+        mlp_bias=False,
+    )
+
+
+def _split_qkv(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
+    queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    return tensor[:queries], tensor[queries : queries + keys], tensor[queries + keys :]
+
+
+def _split_gate_up(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
+    return tensor[: config.intermediate_size], tensor[config.intermediate_size :]
+
+
+FAMILY = Family(
+    model_type="phi3",
+    summary="Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
+    examples=("microsoft/Phi-3.5-mini-instruct", "microsoft/phi-4", "microsoft/Phi-4-mini-instruct"),
+    read_config=_read_config,
+    names={
+        **NAMES,
+        "model.layers.{i}.self_attn.qkv_proj.weight": Split(
+            tuple(f"layers.{{i}}.attention.{part}.weight" for part in "qkv"), _split_qkv
+        ),
+        "model.layers.{i}.mlp.gate_up_proj.weight": Split(
+            ("layers.{i}.mlp.gate.weight", "layers.{i}.mlp.up.weight"), _split_gate_up
+        ),
+    },
+    skipped=SKIPPED,
+)

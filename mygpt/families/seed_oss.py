@@ -1,0 +1,23 @@
+"""Seed-OSS (ByteDance): Llama with biases on queries, keys and values."""
+
+from dataclasses import replace
+
+from mygpt.config import Config
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+from mygpt.families.llama import NAMES, SKIPPED, read_llama
+
+
+def _read_config(fields: Fields) -> Config:
+    config = read_llama(Fields({"attention_bias": True, "head_dim": 128, **fields.raw}, fields.source))
+    return replace(config, attention_output_bias=fields.flag("attention_out_bias", False))
+
+
+FAMILY = Family(
+    model_type="seed_oss",
+    summary="Seed-OSS 36B",
+    examples=("ByteDance-Seed/Seed-OSS-36B-Instruct",),
+    read_config=_read_config,
+    names=NAMES,
+    skipped=SKIPPED,
+)

@@ -1,0 +1,32 @@
+"""SmolLM3 (Hugging Face): Llama without rotation in every fourth layer."""
+
+from dataclasses import replace
+
+from mygpt.config import Config
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+from mygpt.families.llama import NAMES, SKIPPED, read_llama
+
+
+def _read_config(fields: Fields) -> Config:
+    config = read_llama(Fields({"tie_word_embeddings": True, **fields.raw}, fields.source))
+    interval = fields.integer("no_rope_layer_interval", 4)
+    # Despite the name, 1 marks a layer that is rotated.
+    rotated = fields.get("no_rope_layers", [int((i + 1) % interval != 0) for i in range(config.n_layers)])
+    if not isinstance(rotated, list) or len(rotated) != config.n_layers or not {*rotated} <= {0, 1}:
+        raise fields.error("no_rope_layers", f"a list of {config.n_layers} zeros and ones")
+    windows: tuple[int, ...] = ()
+    if fields.flag("use_sliding_window", False) and fields.get("sliding_window", None) is not None:
+        windows = fields.windows(fields.integer("sliding_window"), [not turns for turns in rotated])
+    unrotated = tuple(layer for layer, turns in enumerate(rotated) if not turns)
+    return replace(config, unrotated_layers=unrotated, layer_windows=windows)
+
+
+FAMILY = Family(
+    model_type="smollm3",
+    summary="SmolLM3 3B",
+    examples=("HuggingFaceTB/SmolLM3-3B",),
+    read_config=_read_config,
+    names=NAMES,
+    skipped=SKIPPED,
+)

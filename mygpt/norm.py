@@ -1,0 +1,37 @@
+"""The norms: RMS or layer, by weights or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mygpt.config import Config, Norm
+
+
+class OnePlusRMSNorm(nn.RMSNorm):
+    """Gemma's: multiplies by 1 + weight, all in float32 until the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, C) to the same shape."""
+        normed = F.rms_norm(x.float(), self.normalized_shape, eps=self.eps)
+        return (normed * (1 + self.weight.float())).type_as(x)
+
+
+def plain_layer_norm(width: int, eps: float) -> nn.LayerNorm:
+    """OLMo's: a layer norm that learns nothing."""
+    return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+
+
+_NORMS: dict[Norm, Callable[..., nn.Module]] = {
+    "rms": nn.RMSNorm,
+    "rms_one_plus": OnePlusRMSNorm,
+    "layer": nn.LayerNorm,
+    "layer_plain": plain_layer_norm,
+}
+
+
+def make_norm(config: Config, width: int | None = None) -> nn.Module:
+    """The kind of norm that the configuration asks for, over the hidden size or another width."""
+    return _NORMS[config.norm](config.hidden_size if width is None else width, eps=config.norm_eps)
