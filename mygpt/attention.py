@@ -47,7 +47,8 @@ class Attention(nn.Module):
         if self.qk_norm is not None:
             qk = self.qk_norm(qk, kv_heads)
         if self.rotates:
-            qk = rotate(qk, context.cos, context.sin)  # together: half the operations
+            tables = context.window_rotary if self.window else context.rotary
+            qk = rotate(qk, *tables)  # together: half the operations
         q, k = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:]
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:

@@ -66,6 +66,7 @@ class Config:
     mlp: Literal["gated", "plain"] = "gated"
     moe: MoEConfig | None = None  # in place of the MLP, in the layers that it names
     activation: Activation = "silu"
+    window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
     qk_norm: Literal["none", "head", "width"] = (

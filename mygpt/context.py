@@ -29,7 +29,8 @@ class Context:
         ends: (B, 1), the place after each sequence's last token; those at or past it are padding.
         start: the first token's place, where it is the same in all sequences.
         end: the place after the last token of all, padding too.
-        cos: (B, T, 1, R), and `sin` likewise: the rotary tables.
+        rotary: the tables cos and sin, (B, T, 1, R) each, of layers without a window.
+        window_rotary: those of layers with one.
         masks: by the layers' window (0: none).
     """
 
@@ -37,8 +38,8 @@ class Context:
     ends: Tensor
     start: int | None
     end: int
-    cos: Tensor
-    sin: Tensor
+    rotary: tuple[Tensor, Tensor]
+    window_rotary: tuple[Tensor, Tensor]
     masks: dict[int, Mask]
 
 

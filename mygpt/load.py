@@ -66,7 +66,9 @@ def build(checkpoint: Checkpoint, device: torch.device, precision: str | None) -
     precision = pick_precision(precision, device, model)
     place = mover(device, DTYPES[precision])
     fill(model, translated(checkpoint.tensors(), family, config), place, source)
-    model.rope.to(device)
+    for buffer in (model.rope, model.window_rope):
+        if buffer is not None:
+            buffer.to(device)
     return model.eval(), precision
 
 

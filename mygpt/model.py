@@ -39,6 +39,7 @@ class GPT(nn.Module):
             None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, config.head_bias)
         )
         self.rope = RotaryEmbedding(config.rope)
+        self.window_rope = RotaryEmbedding(config.window_rope) if config.window_rope else None
 
     def forward(
         self,
@@ -94,10 +95,13 @@ class GPT(nn.Module):
         positions = torch.arange(new, device=ids.device) + torch.tensor(starts, device=ids.device)[:, None]
         ends = positions[:, -1:] + 1 if last is None else positions.gather(1, last[:, None]) + 1
         lengths = lengths or [start + new for start in starts]
-        cos, sin = self.rope(positions, torch.tensor(lengths), dtype)
+        rotary = self.rope(positions, torch.tensor(lengths), dtype)
+        window_rotary = (
+            self.window_rope(positions, torch.tensor(lengths), dtype) if self.window_rope else rotary
+        )
         masks = make_masks({*self.config.windows}, positions, starts, cache.slots if cache else None)
         start = starts[0] if min(starts) == max(starts) else None
-        return Context(positions, ends, start, max(starts) + new, cos, sin, masks)
+        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks)
 
 
 class Block(nn.Module):

@@ -3,10 +3,18 @@
 from dataclasses import replace
 
 from mygpt.config import Config
-from mygpt.families.base import Family
+from mygpt.families import llama
+from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
 from mygpt.families.gemma import read_gemma
-from mygpt.families.llama import NAMES, SKIPPED
+from mygpt.families.llama import SKIPPED
+
+NAMES: dict[str, str | Split] = {
+    **llama.NAMES,
+    "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.attention_post_norm.weight",
+    "model.layers.{i}.pre_feedforward_layernorm.weight": "layers.{i}.mlp_norm.weight",
+    "model.layers.{i}.post_feedforward_layernorm.weight": "layers.{i}.mlp_post_norm.weight",
+}
 
 
 def _read_config(fields: Fields) -> Config:
@@ -27,11 +35,6 @@ FAMILY = Family(
     summary="Gemma 2 2B, 9B, 27B",
     examples=("google/gemma-2-2b-it", "google/gemma-2-9b-it"),
     read_config=_read_config,
-    names={
-        **NAMES,
-        "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.attention_post_norm.weight",
-        "model.layers.{i}.pre_feedforward_layernorm.weight": "layers.{i}.mlp_norm.weight",
-        "model.layers.{i}.post_feedforward_layernorm.weight": "layers.{i}.mlp_post_norm.weight",
-    },
+    names=NAMES,
     skipped=SKIPPED,
 )

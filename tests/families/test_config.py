@@ -74,3 +74,18 @@ def test_what_would_change_the_mathematics_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=message):
         config(model_type, **changes)
+
+
+def test_gemma3_rotates_its_two_kinds_of_layers_differently_in_both_spellings() -> None:
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    old = config(
+        "gemma3_text", rope_theta=900.0, rope_local_base_freq=70.0, rope_scaling=scaling, sliding_window=8
+    )
+    both = {
+        "full_attention": {**scaling, "rope_theta": 900.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 70.0},
+    }
+    assert config("gemma3_text", rope_parameters=both, sliding_window=8) == old
+    assert (old.rope.type, old.rope.theta) == ("linear", 900.0)
+    assert old.window_rope is not None
+    assert (old.window_rope.type, old.window_rope.theta) == ("default", 70.0)

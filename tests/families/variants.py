@@ -9,6 +9,7 @@ import torch
 from transformers import (
     FalconConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
     GPTNeoXConfig,
     GraniteConfig,
@@ -120,6 +121,16 @@ TINY: dict[type, dict[str, Any]] = {
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 1.5,
     },
+    Gemma3TextConfig: {
+        **COMMON,
+        "num_hidden_layers": 3,
+        "intermediate_size": 80,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": WINDOW,
+        "query_pre_attn_scalar": 12,
+        "sliding_window_pattern": 2,
+    },
     OlmoConfig: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2},
     Olmo2Config: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2},
     Phi3Config: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2, "pad_token_id": None},
@@ -216,6 +227,20 @@ VARIANTS = [
     ),
     Variant("gemma2-layer-types", Gemma2Config, {"layer_types": ["full_attention", "sliding_attention"]}),
     *_ropes("gemma2", Gemma2Config),
+    Variant("gemma3-text", Gemma3TextConfig),
+    Variant(
+        "gemma3-text-caps", Gemma3TextConfig, {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}
+    ),
+    Variant(
+        "gemma3-text-linear",
+        Gemma3TextConfig,
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+            }
+        },
+    ),
     Variant("olmo", OlmoConfig),
     Variant("olmo-clipped", OlmoConfig, {"clip_qkv": 0.5, "attention_bias": True}),
     *_ropes("olmo", OlmoConfig),
