@@ -2,63 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from mygpt.config import Config
 from mygpt.errors import InputError
-from mygpt.families import (
-    falcon,
-    gemma,
-    gemma2,
-    gemma3_text,
-    gpt_neox,
-    granite,
-    llama,
-    mistral,
-    mixtral,
-    olmo,
-    olmo2,
-    phi,
-    phi3,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-    seed_oss,
-    smollm3,
-    stablelm,
-    starcoder2,
-)
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.tokenizer_files import read_json
 
-_MODULES = (
-    falcon,
-    gemma,
-    gemma2,
-    gemma3_text,
-    gpt_neox,
-    granite,
-    llama,
-    mistral,
-    mixtral,
-    olmo,
-    olmo2,
-    phi,
-    phi3,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-    seed_oss,
-    smollm3,
-    stablelm,
-    starcoder2,
-)
-FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in _MODULES}
+
+def _families() -> Iterator[Family]:
+    """The FAMILY of each module of this package that has one: a new file is all that a new family takes."""
+    for name in sorted(module.name for module in iter_modules(__path__)):
+        family = getattr(import_module(f"{__name__}.{name}"), "FAMILY", None)
+        if isinstance(family, Family):
+            yield family
+
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _families()}
 
 
 def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Family, Config]:
