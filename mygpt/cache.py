@@ -13,6 +13,9 @@ from torch import Tensor
 
 from mygpt.context import Context
 
+# Slots that a cache grows by at least: a copy of it each 1024 tokens costs less than one of those tokens.
+GROWTH = 1024
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -125,6 +128,13 @@ class KVCache:
         for row, (old, new) in enumerate(zip(self.lengths, lengths, strict=True)):
             if new < old:
                 self.lengths[row] = new if old <= kept else 0
+
+    def reserve(self, slots: int) -> None:
+        """Have at least so many slots. A chat's cache grows by this; one that was sized for its work never does."""
+        if slots > self.slots:
+            larger = self.empty_like(len(self.lengths), max(slots, self.slots + GROWTH))
+            larger.copy_rows(self, range(len(self.lengths)))
+            self.slots, self.layers = larger.slots, larger.layers
 
     def empty_like(self, batch_size: int, slots: int) -> KVCache:
         """An empty cache of the same layers, of another size."""

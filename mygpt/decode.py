@@ -112,10 +112,24 @@ def step(model: Model, cache: KVCache, generations: Sequence[Generation]) -> Ten
     if any(model.rope.outdates_cache(length, length + 1) for length in cache.lengths):
         cache.truncate([0] * len(generations))
         return prefill(model, cache, [g.prompt_ids + g.new_ids for g in generations])
+    cache.reserve(max(cache.lengths) + 1)
     ids = torch.tensor([[g.new_ids[-1]] for g in generations], device=cache.device)
     logits = model(ids, cache, last=torch.zeros(len(ids), dtype=torch.long, device=ids.device))
     cache.advance(counts)
     return logits
+
+
+def keep_common_prefix(model: Model, cache: KVCache, held: Sequence[int], prompt: Sequence[int]) -> int:
+    """Cut a cache of one sequence, the ids `held`, back to what a new prompt begins with; returns how much that is.
+
+    The last token of the prompt is computed in any case: its logits are what is wanted.
+    """
+    pairs = zip(held, prompt[:-1], strict=False)
+    common = next(
+        (place for place, (old, new) in enumerate(pairs) if old != new), min(len(held), len(prompt) - 1)
+    )
+    cache.truncate([0 if model.rope.outdates_cache(len(held), len(prompt)) else common])
+    return cache.lengths[0]
 
 
 def prefill(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tensor:
@@ -125,6 +139,7 @@ def prefill(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tenso
     where no query looks before a real token has taken its slot.
     """
     whole = [len(prompt) for prompt in prompts]
+    cache.reserve(max(whole))
     result: Tensor | None = None
     while cache.lengths != whole:
         # The padding behind a short rest needs slots too, also in the row that holds the most.

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from mygpt.cache import KVCache
 from mygpt.completion import Completion, Timing, complete, peak_memory_bytes
 from mygpt.config import Config
 from mygpt.decode import Generation, decode
 from mygpt.errors import InputError
 from mygpt.load import Loaded, load
-from mygpt.options import LoadOptions, Sampling
+from mygpt.options import ChatOptions, LoadOptions, Sampling
 from mygpt.parallel.single import allocate_cache
 from mygpt.prompts import Prompter
 from mygpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from mygpt.conversation import Conversation
 
 # One user message, or a conversation: dicts of "role" and "content".
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -90,6 +94,23 @@ class LLM:
         batch = self.batch([ids], Sampling(**sampling), max_new_tokens, seeds=[self.seed(seed)], stop=stop)
         return (piece for _, piece in batch)
 
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]] = (),
+        *,
+        sys_prompt: str | None = None,
+        max_new_tokens: int | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        on_overflow: str = "drop",
+        **sampling: Any,
+    ) -> Conversation:
+        """A conversation, which goes on after `messages`; the options are those of `mygpt chat`."""
+        from mygpt.conversation import Conversation
+
+        options = ChatOptions(sys_prompt, max_new_tokens, seed, list(stop), on_overflow)
+        return Conversation(self, options, Sampling(**sampling), messages)
+
     @torch.no_grad()  # not inference_mode: its tensors could not be compared with ones that have a gradient
     def logits(self, token_ids: Tensor | Sequence[Sequence[int]]) -> Tensor:
         """Logits of whole sequences, without a cache: (B, T) int64 to (B, T, vocab_size) float32 on the CPU."""
@@ -123,8 +144,12 @@ class LLM:
         *,
         seeds: Sequence[int],
         stop: Sequence[str] = (),
+        cache: KVCache | None = None,
     ) -> Batch:
-        """Start generating for several prompts at once; nothing is computed before the batch is read."""
+        """Start generating for several prompts at once; nothing is computed before the batch is read.
+
+        `cache` may hold the beginnings of the prompts; by default there is a new one, of the size that is needed.
+        """
         if max_new_tokens < 1:
             raise InputError(f"--max_new_tokens must be 1 or above, it is {max_new_tokens}")
         if isinstance(stop, str):
@@ -136,7 +161,7 @@ class LLM:
         prompter = self.loaded.prompter
         tokenizer, style_stops = (prompter.tokenizer, prompter.stop_strings) if prompter else (None, ())
         completions = [Completion(g, tokenizer, [*stop, *style_stops]) for g in generations]
-        return Batch(self.loaded, completions, sampling)
+        return Batch(self.loaded, completions, sampling, cache)
 
     @staticmethod
     def seed(seed: int | None) -> int:
@@ -169,20 +194,29 @@ class LLM:
 class Batch:
     """Several completions being generated together; iterate over it for (row, piece of text)."""
 
-    def __init__(self, loaded: Loaded, completions: Sequence[Completion], sampling: Sampling) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        completions: Sequence[Completion],
+        sampling: Sampling,
+        cache: KVCache | None = None,
+    ) -> None:
         self.completions = list(completions)
         self.timing = Timing()
         self._loaded = loaded
         self._sampling = sampling
+        self._cache = cache
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         generations = [completion.generation for completion in self.completions]
-        slots = max(len(g.prompt_ids) + g.max_new_tokens for g in generations)
-        loaded = self._loaded
+        loaded, cache = self._loaded, self._cache
+        if cache is None:
+            slots = max(len(g.prompt_ids) + g.max_new_tokens for g in generations)
+            cache = allocate_cache(loaded.model, len(generations), slots)
         steps = decode(
             loaded.model,
             generations,
-            allocate_cache(loaded.model, len(generations), slots),
+            cache,
             self._sampling,
             stop_ids=loaded.stop_ids,
             vocab_size=loaded.vocab_size,

@@ -30,7 +30,7 @@ class LoadOptions:
         strategy: fsdp (not available yet).
         cpu_offload: Keep sharded weights in host memory (not available yet).
         compile: Compile the model with torch.compile; the first tokens wait for it.
-        prompt_style: stablelm, redpajama, template (the repository's own) or raw; by default what the
+        prompt_style: stablelm, redpajama, plain, template (the repository's own) or raw; by default what the
             repository's files tell.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
         revision: Branch, tag or commit of the repository.
@@ -127,6 +127,48 @@ class GenerateOptions:
             _require(self, name, getattr(self, name) >= 1, "1 or above")
         _require(self, "stop", all(self.stop), "a list of texts that are not empty")
         _require(self, "seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How a conversation runs.
+
+    Args:
+        sys_prompt: The system message.
+        max_new_tokens: Answer with at most this many tokens; by default what the context leaves.
+        seed: Makes the answers repeatable (answer i uses seed + i); by default drawn at random.
+        stop: Texts that end an answer, as a JSON list; they are never part of it.
+        on_overflow: What happens when the context is full: drop (the oldest turns) or error.
+    """
+
+    sys_prompt: str | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+    stop: list[str] = field(default_factory=list)
+    on_overflow: str = "drop"
+
+    def __post_init__(self) -> None:
+        _require(
+            self, "max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "1 or above"
+        )
+        _require(self, "stop", all(self.stop), "a list of texts that are not empty")
+        _require(self, "seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
+        _one_of("on_overflow", self.on_overflow, ("drop", "error"))
+
+
+@dataclass(frozen=True)
+class ReplOptions:
+    """How a conversation looks.
+
+    Args:
+        multiline: A message may have several lines; a line `!submit`, or Alt-Enter, sends it.
+        markdown: Render the answers' Markdown; by default where standard output is a terminal.
+        load: Go on with a conversation that `/save` wrote.
+    """
+
+    multiline: bool = False
+    markdown: bool | None = None
+    load: Path | None = None
 
 
 def _require(options: object, name: str, good: bool, expected: str) -> None:

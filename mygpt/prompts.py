@@ -134,6 +134,7 @@ class PromptStyle:
     template: str  # Jinja, so that there is one way of rendering
     stop_strings: tuple[str, ...] = ()
     stop_tokens: tuple[str, ...] = ()
+    adds_special_tokens: bool = False  # the tokenizer puts BOS and the like around it, as around a raw text
 
 
 # https://github.com/Stability-AI/StableLM, "Quickstart"
@@ -166,7 +167,19 @@ _REDPAJAMA = PromptStyle(
     stop_strings=("<human>:",),
 )
 
-STYLES = {style.name: style for style in (_STABLELM, _REDPAJAMA)}
+# For models that were not taught to converse.
+PLAIN = PromptStyle(
+    "plain",
+    r"{% set tags = {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '} %}"
+    r"{% for message in messages %}"
+    r"{{ tags[message.role] + message.content.strip() + '\n' }}"
+    r"{% endfor %}"
+    r"{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
+    stop_strings=("\nUser:",),
+    adds_special_tokens=True,
+)
+
+STYLES = {style.name: style for style in (_STABLELM, _REDPAJAMA, PLAIN)}
 STYLE_NAMES = ("template", "raw", *STYLES)  # what --prompt_style takes
 
 
@@ -233,7 +246,8 @@ class Prompter:
         else:
             messages = _messages(prompt, sys_prompt)
             text = self._template.render(messages, special_tokens=self.tokenizer.special_tokens)
-            ids = self.tokenizer.encode(text)
+            encode = self.tokenizer.encode_prompt if self.style.adds_special_tokens else self.tokenizer.encode
+            ids = encode(text)
         if not ids:
             raise InputError("the prompt is empty: give it some text")
         return ids

@@ -477,7 +477,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--raw_prompt 5": ("--raw_prompt must be true or false",),
     "--compile 7": ("--compile must be true or false",),
     "--revision main": ("--revision is for Hub repositories", "leave it out"),
-    "--prompt_style alpaca": ("'alpaca'", "template, raw, stablelm, redpajama"),
+    "--prompt_style alpaca": ("'alpaca'", "template, raw, stablelm, redpajama, plain"),
     "--sys_prompt x --raw_prompt true": ("--sys_prompt cannot be honoured", "drop --raw_prompt"),
     "--prompts rows.jsonl": ("give one of --prompt", "--prompts"),
     "--config nowhere.yaml": ("--config", "nowhere.yaml"),

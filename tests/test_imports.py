@@ -27,7 +27,8 @@ LAYERS = [
     {"model", "weights"},
     {"parallel", "decode", "completion"},
     {"load"},
-    {"llm"},
+    {"transcript"},
+    {"llm", "conversation"},
     {"__init__"},
     {"commands", "__main__"},
 ]

@@ -1,0 +1,231 @@
+"""A conversation: the whole history is the prompt of each turn, of which the cache holds most already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mygpt.cache import KVCache
+from mygpt.completion import Timing
+from mygpt.decode import keep_common_prefix
+from mygpt.errors import InputError
+from mygpt.options import ChatOptions, Sampling
+from mygpt.parallel.single import allocate_cache
+from mygpt.prompts import PLAIN, Prompter
+from mygpt.transcript import Message, read_transcript, write_transcript
+
+if TYPE_CHECKING:
+    from mygpt.llm import LLM, Batch
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one answer took.
+
+    Attributes:
+        prompt_tokens: of the rendered history.
+        reused_tokens: those of them that the cache held already.
+        new_tokens: of the answer.
+        timing: how long the rest took.
+        finish_reason: "stop", "length", or None for an answer that was interrupted.
+        context_left: tokens that the context has room for after this turn.
+        seed: of the answer.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    new_tokens: int
+    timing: Timing
+    finish_reason: str | None
+    context_left: int
+    seed: int
+
+
+class Conversation:
+    """Messages to and from a model, which remembers all of them.
+
+    `messages` is the history, oldest first, and may be read at any time. Where it outgrows the context, the
+    model sees the system message and the newest turns only: `n_dropped` messages stay in the history unseen.
+    """
+
+    def __init__(
+        self, llm: LLM, options: ChatOptions, sampling: Sampling, messages: Sequence[Message] = ()
+    ) -> None:
+        """A model without a chat template gets the plain style."""
+        self.llm = llm
+        self.prompter = llm.prompter if llm.prompter.is_chat else Prompter(llm.tokenizer, PLAIN)
+        self.options = options
+        self.sampling = sampling
+        self.messages: list[dict[str, Any]] = [dict(message) for message in messages]
+        if options.sys_prompt is not None:
+            self.system = options.sys_prompt
+        self.last: Turn | None = None
+        self.n_dropped = 0
+        self._seed = llm.seed(options.seed)
+        self._cache: KVCache | None = None
+        self._held: list[int] = []  # the ids that the cache holds
+
+    @property
+    def system(self) -> str | None:
+        """The system message; setting it changes what the next turn begins with."""
+        first = self.messages[0] if self.messages else {}
+        return first["content"] if first.get("role") == "system" else None
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        if self.system is not None:
+            del self.messages[0]
+        if text is not None:
+            self.messages.insert(0, {"role": "system", "content": text})
+
+    def say(self, text: str) -> Iterator[str]:
+        """Say something; yields the answer piece by piece. It is in the history as far as it was read.
+
+        Raises:
+            InputError: the template refuses it, or it does not fit the context. Nothing is changed then.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            yield from self._answer()
+        finally:
+            if self.messages[-1]["role"] == "user":  # no answer was begun
+                self.messages.pop()
+
+    def regenerate(self) -> Iterator[str]:
+        """Another answer to the last message, in place of the one it got.
+
+        Raises:
+            InputError: nothing was answered yet.
+        """
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise InputError("there is no answer yet to replace; say something first")
+        old = self.messages.pop()
+        try:
+            yield from self._answer()
+        finally:
+            if self.messages[-1]["role"] == "user":
+                self.messages.append(old)
+
+    def undo(self) -> str | None:
+        """Take the last turn back; returns what the user said in it, None where there is none."""
+        for place in range(len(self.messages) - 1, -1, -1):
+            if self.messages[place]["role"] == "user":
+                text: str = self.messages[place]["content"]
+                del self.messages[place:]
+                self.n_dropped = 0  # there may be room again
+                return text
+        return None
+
+    def clear(self) -> None:
+        """Forget every turn; the system message stays."""
+        self.messages = self.messages[: self.system is not None]
+        self.n_dropped = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its option's name; the system message is among the messages."""
+        values = {**asdict(self.options), **asdict(self.sampling)}
+        del values["sys_prompt"]
+        return values
+
+    def change(self, **settings: Any) -> None:
+        """Change settings, by their options' names.
+
+        Raises:
+            InputError: there is no such setting, or the value is out of range.
+        """
+        if unknown := settings.keys() - self.settings.keys():
+            raise InputError(f"there is no setting {min(unknown)!r}; there are {', '.join(self.settings)}")
+        of_sampling = {field.name for field in fields(Sampling)}
+        sampling = {name: value for name, value in settings.items() if name in of_sampling}
+        options = {name: value for name, value in settings.items() if name not in of_sampling}
+        new_sampling, new_options = replace(self.sampling, **sampling), replace(self.options, **options)
+        self.sampling, self.options = new_sampling, new_options
+        if "seed" in options:
+            self._seed = self.llm.seed(new_options.seed)
+
+    def save(self, path: str | Path) -> None:
+        """Write messages and settings to a file, whole or not at all; InputError where that cannot be."""
+        write_transcript(Path(path), self.messages, self.settings)
+
+    def load(self, path: str | Path) -> None:
+        """Go on with a saved conversation and its settings; InputError, and nothing changed, where that cannot be."""
+        messages, settings = read_transcript(Path(path))
+        self.change(**settings)
+        self.messages, self.n_dropped = messages, 0
+
+    def _answer(self) -> Iterator[str]:
+        ids = self._fit()
+        if self._cache is None:
+            self._cache = allocate_cache(self.llm.loaded.model, 1, len(ids))
+        reused = keep_common_prefix(self.llm.loaded.model, self._cache, self._held, ids)
+        batch = self.llm.batch(
+            [ids],
+            self.sampling,
+            self.options.max_new_tokens or self.llm.config.context_length,
+            seeds=[self._seed],
+            stop=[*self.options.stop, *self.prompter.stop_strings],
+            cache=self._cache,
+        )
+        self._seed += 1  # another answer to the same is another one
+        try:
+            for _, piece in batch:
+                yield piece
+        finally:
+            self._keep(batch, reused)
+
+    def _keep(self, batch: Batch, reused: int) -> None:
+        """Take the answer, and what was computed for it, as far as it got."""
+        assert self._cache is not None
+        completion, generation = batch.completions[0], batch.completions[0].generation
+        ids = generation.prompt_ids + generation.new_ids
+        if not generation.new_ids:  # interrupted in the prefill, which may have overwritten part of a window
+            self._cache.truncate([0])
+            self._held = []
+            return
+        self._held = ids[: self._cache.lengths[0]]
+        self.messages.append({"role": "assistant", "content": completion.text})
+        self.last = Turn(
+            len(generation.prompt_ids),
+            reused,
+            len(generation.new_ids),
+            batch.timing,
+            generation.finish_reason,
+            self.llm.config.context_length - len(ids),
+            generation.seed,
+        )
+
+    def _fit(self) -> list[int]:
+        """The ids of the history, or of as much of it as leaves room for an answer."""
+        context = self.llm.config.context_length
+        head = self.messages[: self.system is not None]
+        room = min(self.options.max_new_tokens or context, context // 8)
+        while True:
+            ids = self.prompter.encode([*head, *self.messages[len(head) + self.n_dropped :]])
+            left = context - len(ids)
+            if left >= room:
+                return ids
+            rest = self._without_oldest_turn(len(head))
+            if self.options.on_overflow == "error":
+                raise InputError(
+                    f"the conversation of {len(ids)} tokens leaves no room for an answer in the model's context of "
+                    f"{context}; begin anew, or use --on_overflow drop"
+                )
+            if rest is None:
+                if left > 0:
+                    return ids
+                raise InputError(
+                    f"the message does not fit: with what stands around it, it has {len(ids)} tokens and the "
+                    f"model's context {context}; shorten it"
+                )
+            self.n_dropped = rest
+            room = context // 4  # some more at once: each time, all that is left must be computed anew
+
+    def _without_oldest_turn(self, start: int) -> int | None:
+        """How many messages are unseen with one turn less, None where the last one is all there is."""
+        for place in range(start + self.n_dropped + 1, len(self.messages)):
+            if self.messages[place]["role"] == "user":
+                return place - start
+        return None
