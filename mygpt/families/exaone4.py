@@ -1,4 +1,4 @@
-"""EXAONE 4.0 (arXiv:2507.11407): norms behind attention and MLP; where some layers have a window, others no rotation."""
+"""EXAONE 4.0 (arXiv:2507.11407): norms behind attention and MLP, and rotation only where the window is, if any is."""
 
 from dataclasses import replace
 
