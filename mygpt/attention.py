@@ -14,7 +14,7 @@ from mygpt.cache import LayerCache
 from mygpt.config import Config
 from mygpt.context import Context, Mask
 from mygpt.linear import FusedLinear, Linear
-from mygpt.norm import make_norm
+from mygpt.norm import EachHeadLayerNorm, make_norm
 from mygpt.rope import rotate
 
 
@@ -67,10 +67,15 @@ class QKNorm(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        by_head = config.qk_norm == "head"
-        self.by_head = by_head
-        self.q = make_norm(config, config.head_dim if by_head else config.n_heads * config.head_dim)
-        self.k = make_norm(config, config.head_dim if by_head else config.n_kv_heads * config.head_dim)
+        self.by_head = config.qk_norm != "width"
+        self.q = self._make(config, config.n_heads)
+        self.k = self._make(config, config.n_kv_heads)
+
+    @staticmethod
+    def _make(config: Config, heads: int) -> nn.Module:
+        if config.qk_norm == "each_head":
+            return EachHeadLayerNorm(heads, config.head_dim, config.norm_eps)
+        return make_norm(config, config.head_dim if config.qk_norm == "head" else heads * config.head_dim)
 
     def forward(self, qk: Tensor, kv_heads: int) -> Tensor:
         """qk (B, T, H + K, D) to the same shape."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RopeType = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope", "divisors"]
-Norm = Literal["rms", "rms_one_plus", "layer", "layer_plain"]
+Norm = Literal["rms", "rms_one_plus", "layer", "layer_no_bias", "layer_plain"]
 Residual = Literal["sequential", "parallel", "post", "sandwich"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -69,9 +69,8 @@ class Config:
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
-    qk_norm: Literal["none", "head", "width"] = (
-        "none"  # of queries and keys: head by head, or over all of them
-    )
+    # Of queries and keys: head by head, by the same weights or by each head's own, or over all of them.
+    qk_norm: Literal["none", "head", "each_head", "width"] = "none"
     clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
     attention_softcap: float | None = None  # scores are held within it by tanh
     attention_bias: bool = False  # of query, key and value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,25 @@ class OnePlusRMSNorm(nn.RMSNorm):
         return (normed * (1 + self.weight.float())).type_as(x)
 
 
+class EachHeadLayerNorm(nn.Module):
+    """Cohere's, of queries or keys: a layer norm of each head by weights of its own, in float32 until the end."""
+
+    def __init__(self, heads: int, head_dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, head_dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, heads, head_dim) to the same shape."""
+        normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return (normed * self.weight.float()).type_as(x)
+
+
+def layer_norm_without_bias(width: int, eps: float) -> nn.LayerNorm:
+    """Cohere's: a layer norm that multiplies by weights and adds nothing."""
+    return nn.LayerNorm(width, eps=eps, bias=False)
+
+
 def plain_layer_norm(width: int, eps: float) -> nn.LayerNorm:
     """OLMo's: a layer norm that learns nothing."""
     return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
@@ -28,6 +48,7 @@ _NORMS: dict[Norm, Callable[..., nn.Module]] = {
     "rms": nn.RMSNorm,
     "rms_one_plus": OnePlusRMSNorm,
     "layer": nn.LayerNorm,
+    "layer_no_bias": layer_norm_without_bias,
     "layer_plain": plain_layer_norm,
 }
 

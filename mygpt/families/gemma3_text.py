@@ -8,13 +8,13 @@ from mygpt.families.fields import Fields
 from mygpt.families.gemma import read_gemma
 from mygpt.families.gemma2 import NAMES as GEMMA2_NAMES
 from mygpt.families.llama import SKIPPED
-from mygpt.families.rope_fields import read_rope
+from mygpt.families.rope_fields import read_rope, with_rope_of
 
 
 def _read_config(fields: Fields) -> Config:
     # `attn_logit_softcapping` may stand in the file, from Gemma 2, but is not applied: as in transformers.
-    config = read_gemma(Fields(_with_rope(fields, "full_attention", 1_000_000.0), fields.source))
-    local = Fields(_with_rope(fields, "sliding_attention", 10_000.0), fields.source)
+    config = read_gemma(with_rope_of(fields, "full_attention", theta=1_000_000.0))
+    local = with_rope_of(fields, "sliding_attention", theta=10_000.0, theta_key="rope_local_base_freq")
     pattern = fields.integer("sliding_window_pattern", 6)
     sliding = [(i + 1) % pattern != 0 for i in range(config.n_layers)]
     return replace(
@@ -26,18 +26,6 @@ def _read_config(fields: Fields) -> Config:
         attention_scale=fields.number("query_pre_attn_scalar", 256) ** -0.5,
         logits_softcap=fields.optional("final_logit_softcapping"),
     )
-
-
-def _with_rope(fields: Fields, kind: str, theta: float) -> dict[str, object]:
-    """`config.json` with the rope of one kind of layer alone, in the spelling of other families."""
-    parameters = fields.get("rope_parameters", {})
-    if parameters:
-        own = parameters.get(kind) if isinstance(parameters, dict) else None
-        return {**fields.raw, "rope_parameters": {"rope_theta": theta, **(own or {})}}
-    if kind == "full_attention":
-        return {"rope_theta": theta, **fields.raw}
-    theta = fields.number("rope_local_base_freq", theta)
-    return {**fields.raw, "rope_theta": theta, "rope_scaling": None}
 
 
 FAMILY = Family(

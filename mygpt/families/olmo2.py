@@ -3,14 +3,24 @@
 from dataclasses import replace
 
 from mygpt.config import Config
-from mygpt.families.base import Family
+from mygpt.families import llama
+from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
-from mygpt.families.llama import NAMES, SKIPPED, read_llama
+
+# Also those of OLMo 3 and EXAONE 4.
+NAMES: dict[str, str | Split] = {
+    **{name: ours for name, ours in llama.NAMES.items() if "layernorm" not in name},
+    "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
+    "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
+    "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.attention_post_norm.weight",
+    "model.layers.{i}.post_feedforward_layernorm.weight": "layers.{i}.mlp_post_norm.weight",
+}
 
 
-def _read_config(fields: Fields) -> Config:
+def read_olmo2(fields: Fields) -> Config:
+    """The configuration of OLMo 2, from which OLMo 3 differs by its windows alone."""
     return replace(
-        read_llama(fields),
+        llama.read_llama(fields),
         norm_eps=fields.number("rms_norm_eps", 1e-5),
         residual="post",
         qk_norm="width",
@@ -22,13 +32,7 @@ FAMILY = Family(
     model_type="olmo2",
     summary="OLMo 2 1B to 32B",
     examples=("allenai/OLMo-2-0425-1B-Instruct", "allenai/OLMo-2-1124-7B-Instruct"),
-    read_config=_read_config,
-    names={
-        **{name: ours for name, ours in NAMES.items() if "layernorm" not in name},
-        "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
-        "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
-        "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.attention_post_norm.weight",
-        "model.layers.{i}.post_feedforward_layernorm.weight": "layers.{i}.mlp_post_norm.weight",
-    },
-    skipped=SKIPPED,
+    read_config=read_olmo2,
+    names=NAMES,
+    skipped=llama.SKIPPED,
 )

@@ -30,7 +30,8 @@ def _split_qkv(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
     return tensor[:queries], tensor[queries : queries + keys], tensor[queries + keys :]
 
 
-def _split_gate_up(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
+def split_gate_up(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
+    """Rows of gate, then of up, to each."""
     return tensor[: config.intermediate_size], tensor[config.intermediate_size :]
 
 
@@ -45,7 +46,7 @@ FAMILY = Family(
             tuple(f"layers.{{i}}.attention.{part}.weight" for part in "qkv"), _split_qkv
         ),
         "model.layers.{i}.mlp.gate_up_proj.weight": Split(
-            ("layers.{i}.mlp.gate.weight", "layers.{i}.mlp.up.weight"), _split_gate_up
+            ("layers.{i}.mlp.gate.weight", "layers.{i}.mlp.up.weight"), split_gate_up
         ),
     },
     skipped=SKIPPED,

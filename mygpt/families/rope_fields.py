@@ -57,6 +57,24 @@ def read_rope(
     return _ROPE_READERS[rope.type](model, scaling, rope)
 
 
+def with_rope_of(model: Fields, kind: str, *, theta: float, theta_key: str = "rope_theta") -> Fields:
+    """`config.json` with the rope of one kind of layer (as in `layer_types`) alone, spelled as for one of all layers.
+
+    `theta` is the base where the file does not say. The old spelling has it under `theta_key`, and scales the
+    rope of the layers with full attention only.
+    """
+    theta = model.number(theta_key, theta)
+    parameters = model.get("rope_parameters", {})
+    if not parameters:
+        scaling = model.raw.get("rope_scaling") if kind == "full_attention" else None
+        return Fields({**model.raw, "rope_theta": theta, "rope_scaling": scaling}, model.source)
+    kinds = ("full_attention", "sliding_attention")
+    if not isinstance(parameters, dict) or not {*parameters} <= {*kinds}:
+        raise model.error("rope_parameters", f"an object with the keys {' and '.join(kinds)}")
+    own = {"rope_theta": theta, **(parameters.get(kind) or {})}
+    return Fields({**model.raw, "rope_parameters": own}, model.source)
+
+
 def context_length(model: Fields, rope: RopeConfig) -> int:
     """Tokens that the model can hold: the trained positions, stretched by the rope types that do so.
 

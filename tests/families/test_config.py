@@ -89,3 +89,20 @@ def test_gemma3_rotates_its_two_kinds_of_layers_differently_in_both_spellings() 
     assert (old.rope.type, old.rope.theta) == ("linear", 900.0)
     assert old.window_rope is not None
     assert (old.window_rope.type, old.window_rope.theta) == ("default", 70.0)
+
+
+def test_olmo3_scales_the_rope_of_its_full_layers_only_in_both_spellings() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    old = config("olmo3", rope_theta=900.0, rope_scaling=yarn)
+    both = {
+        "full_attention": {**yarn, "rope_theta": 900.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 900.0},
+    }
+    assert config("olmo3", rope_parameters=both) == old
+    assert old.window_rope is not None
+    assert (old.rope.type, old.window_rope.type) == ("yarn", "default")
+
+
+def test_rope_parameters_that_are_not_by_kind_of_layer_are_refused_where_they_must_be() -> None:
+    with pytest.raises(InputError, match="full_attention and sliding_attention"):
+        config("olmo3", rope_parameters={"rope_type": "linear", "factor": 4.0})

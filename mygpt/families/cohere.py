@@ -1,0 +1,51 @@
+"""Command R, Command R+ and Aya 23 (Cohere): attention and MLP side by side after one layer norm without bias."""
+
+from dataclasses import replace
+
+from mygpt.config import Config
+from mygpt.families import interleaved
+from mygpt.families.base import Family, Split
+from mygpt.families.fields import Fields
+from mygpt.families.llama import SKIPPED, read_llama
+
+_DEFAULTS = {"tie_word_embeddings": True, "max_position_embeddings": 8192}
+
+
+def read_cohere(fields: Fields) -> Config:
+    """What all generations of Command R share."""
+    return replace(
+        read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source)),
+        norm="layer_no_bias",
+        norm_eps=fields.number("layer_norm_eps", 1e-5),
+        residual="parallel",
+        shared_norm=True,
+        mlp_bias=False,
+        logits_scale=fields.number("logit_scale", 0.0625),
+    )
+
+
+def _read_config(fields: Fields) -> Config:
+    config = read_cohere(Fields({"rope_theta": 500_000.0, **fields.raw}, fields.source))
+    return replace(config, qk_norm="each_head" if fields.flag("use_qk_norm", False) else "none")
+
+
+FAMILY = Family(
+    model_type="cohere",
+    summary="Command R, Command R+, Aya 23",
+    examples=(
+        "CohereLabs/c4ai-command-r-v01",
+        "CohereLabs/c4ai-command-r-plus-08-2024",
+        "CohereLabs/aya-23-8B",
+    ),
+    read_config=_read_config,
+    names={
+        **interleaved.NAMES,
+        "model.layers.{i}.self_attn.q_norm.weight": Split(
+            ("layers.{i}.attention.qk_norm.q.weight",), interleaved.pair_norm_halves
+        ),
+        "model.layers.{i}.self_attn.k_norm.weight": Split(
+            ("layers.{i}.attention.qk_norm.k.weight",), interleaved.pair_norm_halves
+        ),
+    },
+    skipped=SKIPPED,
+)

@@ -1,0 +1,40 @@
+"""Families that rotate neighbouring dimensions, 2i and 2i + 1: reordered while loading, as `rope.rotate` pairs them.
+
+Attention sees queries and keys by their products alone, which are the same in any order that both share.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mygpt.config import Config
+from mygpt.families import llama
+from mygpt.families.base import Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def pair_halves(tensor: Tensor, config: Config) -> tuple[Tensor]:
+    """The rows of q or k, (heads * head_dim, …), reordered in each head."""
+    heads = tensor.view(-1, config.head_dim, *tensor.shape[1:])
+    return (heads[:, _order(config)].view(tensor.shape),)
+
+
+def pair_norm_halves(tensor: Tensor, config: Config) -> tuple[Tensor]:
+    """The weights of a norm of q or k, (heads, head_dim), reordered in each head."""
+    return (tensor.view(-1, config.head_dim)[:, _order(config)],)
+
+
+def _order(config: Config) -> list[int]:
+    """The first dimension of each rotated pair, then the second of each, then those that are not rotated."""
+    rotated = config.rope.dim
+    return [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, config.head_dim)]
+
+
+# Llama's, but for the order.
+NAMES: dict[str, str | Split] = {
+    **llama.NAMES,
+    "model.layers.{i}.self_attn.q_proj.{p}": Split(("layers.{i}.attention.q.{p}",), pair_halves),
+    "model.layers.{i}.self_attn.k_proj.{p}": Split(("layers.{i}.attention.k.{p}",), pair_halves),
+}
