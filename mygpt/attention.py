@@ -25,7 +25,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.window = config.windows[index]
-        self.scale = config.attention_scale
+        self.scale = _scale(config, index)
         self.softcap = config.attention_softcap
         self.clip = config.clip_qkv
         self.rotates = config.rotated_layers[index]
@@ -60,6 +60,13 @@ class Attention(nn.Module):
             y = attend_softcapped(q, k, v, mask, self.scale, self.softcap)
         output: Tensor = self.output(y.flatten(2))
         return output
+
+
+def _scale(config: Config, index: int) -> float | None:
+    """What a layer multiplies its scores by; None is 1 / sqrt(D)."""
+    if not config.attention_scale_by_layer:
+        return config.attention_scale
+    return (config.attention_scale or config.head_dim**-0.5) / (index + 1)
 
 
 class QKNorm(nn.Module):

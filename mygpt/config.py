@@ -18,7 +18,7 @@ class RopeConfig:
     The fields after `original_max_positions` belong to single types; `rope.py` says what each does.
     """
 
-    dim: int  # rotated dimensions per head, even
+    dim: int  # rotated dimensions per head, even; 0: no layer is rotated
     theta: float = 10_000.0  # base of the geometric series of wavelengths
     type: RopeType = "default"
     factor: float = 1.0  # how many times longer than in pre-training the context is
@@ -69,6 +69,7 @@ class Config:
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
+    learned_positions: int = 0  # rows of a table of which each token's place adds one to it; 0: no table
     qk_norm: Literal["none", "head", "width"] = (
         "none"  # of queries and keys: head by head, or over all of them
     )
@@ -82,6 +83,7 @@ class Config:
     embedding_scale: float = 1.0  # multiplies the embedded tokens
     residual_scale: float = 1.0  # multiplies what attention and MLP add
     attention_scale: float | None = None  # of query times key; by default 1 / sqrt(head_dim)
+    attention_scale_by_layer: bool = False  # divided by 1 in the first layer, by 2 in the second, …
     logits_scale: float = 1.0
     logits_softcap: float | None = None
 
@@ -93,4 +95,6 @@ class Config:
     @property
     def rotated_layers(self) -> tuple[bool, ...]:
         """Whether each layer has a rotary embedding."""
-        return tuple(layer not in self.unrotated_layers for layer in range(self.n_layers))
+        return tuple(
+            self.rope.dim > 0 and layer not in self.unrotated_layers for layer in range(self.n_layers)
+        )

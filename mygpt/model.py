@@ -32,6 +32,9 @@ class GPT(nn.Module):
         self.config = config
         block = BLOCKS[config.residual]
         self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embed = (
+            Embedding(config.learned_positions, config.hidden_size) if config.learned_positions else None
+        )
         self.layers = nn.ModuleList(block(config, i) for i in range(config.n_layers))
         self.norm = make_norm(config)
         # A tied head has no weight of its own, so that nothing can part the two.
@@ -66,6 +69,9 @@ class GPT(nn.Module):
         if self.config.embedding_scale != 1:
             x = x * x.new_tensor(self.config.embedding_scale)  # rounded to the model's dtype first
         context = self._context(ids, cache, last, lengths, x.dtype)
+        if self.position_embed is not None:
+            # Padding may lie past the table.
+            x = x + self.position_embed(context.positions.clamp(max=self.config.learned_positions - 1))
         for i, layer in enumerate(self.layers):
             x = layer(x, context, cache.layers[i] if cache else None)
         if last is not None:
