@@ -35,7 +35,7 @@ class Family:
 
     `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{e}`
     an expert's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may hold and the
-    model does not need.
+    model does not need; there `{rest}` is anything.
     """
 
     model_type: str
@@ -75,7 +75,7 @@ class Family:
 
 def _pattern(template: str) -> re.Pattern[str]:
     literal = re.escape(template)
-    for field_name, values in {"i": r"\d+", "e": r"\d+", "p": "weight|bias"}.items():
+    for field_name, values in {"i": r"\d+", "e": r"\d+", "p": "weight|bias", "rest": ".+"}.items():
         literal = literal.replace(rf"\{{{field_name}\}}", f"(?P<{field_name}>{values})")
     return re.compile(literal)
 
