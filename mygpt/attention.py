@@ -50,6 +50,8 @@ class Attention(nn.Module):
             tables = context.window_rotary if self.window else context.rotary
             qk = rotate(qk, *tables)  # together: half the operations
         q, k = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:]
+        if context.query_scale is not None:
+            q = q * context.query_scale
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, context)

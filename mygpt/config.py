@@ -34,6 +34,14 @@ class RopeConfig:
 
 
 @dataclass(frozen=True)
+class QueryScaling:
+    """Queries times 1 + beta log(1 + floor(position / interval)) (Llama 4's): attention stays sharp far out."""
+
+    beta: float
+    interval: int  # tokens; the first so many queries stay as they are
+
+
+@dataclass(frozen=True)
 class MoEConfig:
     """Sparse mixtures of experts: in some layers, several small MLPs of which each token runs through a few."""
 
@@ -75,6 +83,7 @@ class Config:
     )
     clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
     attention_softcap: float | None = None  # scores are held within it by tanh
+    query_scaling: QueryScaling | None = None  # by the tokens' places
     attention_bias: bool = False  # of query, key and value
     attention_output_bias: bool = False
     mlp_bias: bool = False

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mygpt.attention import Attention
 from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Config, Residual
-from mygpt.context import Context, make_masks
+from mygpt.context import Context, make_masks, query_scales
 from mygpt.linear import Embedding, Linear, linear
 from mygpt.mlp import MLP, GatedMLP
 from mygpt.moe import MoE
@@ -107,7 +107,9 @@ class GPT(nn.Module):
         )
         masks = make_masks({*self.config.windows}, positions, starts, cache.slots if cache else None)
         start = starts[0] if min(starts) == max(starts) else None
-        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks)
+        scaling = self.config.query_scaling
+        scale = query_scales(scaling, positions, dtype) if scaling else None
+        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks, scale)
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mygpt import LLM
+from mygpt.config import QueryScaling
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from tests.families.variants import variant
@@ -33,7 +34,7 @@ def respelled(name: str, spelling: int) -> str:
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gemma3-untied"])
+@pytest.mark.parametrize("name", ["gemma3", "gemma3-untied", "mistral3", "mistral3-tied"])
 def test_both_spellings_of_the_names_are_the_same_model(name: str, tmp_path: Path) -> None:
     variant(name).build(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -68,6 +69,25 @@ def test_gemma3_takes_from_transformers_what_the_file_leaves_out() -> None:
     assert (config.context_length, config.rope.factor, config.rope.theta) == (131_072, 8.0, 1e6)
     assert config.windows[:6] == (1024,) * 5 + (0,)
     assert config.tie_embeddings
+
+
+def test_ministral3_takes_from_transformers_what_the_file_leaves_out() -> None:
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 32, "intermediate_size": 64,
+    }  # fmt: skip
+    text = {"model_type": "ministral3", **sizes}
+    _, config = read_config({"model_type": "mistral3", "text_config": text, "tie_word_embeddings": True})
+    assert (config.n_kv_heads, config.head_dim, config.context_length) == (8, 128, 262_144)
+    assert (config.rope.type, config.rope.factor, config.rope.attention_factor) == ("yarn", 16.0, 1.0)
+    assert config.query_scaling == QueryScaling(beta=0.1, interval=16_384)
+    assert ({*config.windows}, config.norm_eps) == ({0}, 1e-5)
+    assert config.tie_embeddings
+    assert not read_config({"model_type": "ministral3", **sizes})[1].tie_embeddings
+
+
+def test_mistral3_refuses_a_language_model_of_another_kind() -> None:
+    with pytest.raises(InputError, match="'model_type' must be one of mistral, ministral3, it is 'mamba'"):
+        read_config({"model_type": "mistral3", "text_config": {"model_type": "mamba"}})
 
 
 @pytest.mark.parametrize("text", [None, 3])
