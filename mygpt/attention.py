@@ -33,7 +33,7 @@ class Attention(nn.Module):
         self.qkv = FusedLinear(
             config.hidden_size, {"q": queries, "k": keys, "v": keys}, bias=config.attention_bias
         )
-        self.qk_norm = QKNorm(config) if config.qk_norm != "none" else None
+        self.qk_norm = _make_qk_norm(config)
         self.output = Linear(queries, config.hidden_size, bias=config.attention_output_bias)
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
@@ -88,6 +88,32 @@ class QKNorm(nn.Module):
             return torch.cat((self.q(q), self.k(k)), dim=2)
         normed = torch.cat((self.q(q.flatten(2)), self.k(k.flatten(2))), dim=-1)
         return normed.view(qk.shape)
+
+
+class OwnHeadNorm(nn.Module):
+    """Layer norms of queries and of keys before they are rotated, each head's with weights of its own (StableLM 2).
+
+    `weight` ((H + K) D,) is filled head by head: `slots` are the heads' parts of it, as a `FusedLinear`'s.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        counts = {"q_norm": config.n_heads, "k_norm": config.n_kv_heads}
+        self.slots = {
+            f"{name}.{head}": config.head_dim for name, count in counts.items() for head in range(count)
+        }
+        self.weight = nn.Parameter(torch.empty(sum(self.slots.values())))
+        self.eps = config.norm_eps
+
+    def forward(self, qk: Tensor, kv_heads: int) -> Tensor:
+        """qk (B, T, H + K, D) to the same shape."""
+        return F.layer_norm(qk, qk.shape[-1:], eps=self.eps) * self.weight.view(qk.shape[-2:])
+
+
+def _make_qk_norm(config: Config) -> nn.Module | None:
+    if config.qk_norm == "none":
+        return None
+    return OwnHeadNorm(config) if config.qk_norm == "own_head" else QKNorm(config)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None = None) -> Tensor:

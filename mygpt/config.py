@@ -78,9 +78,8 @@ class Config:
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
     learned_positions: int = 0  # rows of a table of which each token's place adds one to it; 0: no table
-    qk_norm: Literal["none", "head", "width"] = (
-        "none"  # of queries and keys: head by head, or over all of them
-    )
+    # Of queries and keys: head by head, the same with weights of each head's own, or over all heads.
+    qk_norm: Literal["none", "head", "own_head", "width"] = "none"
     clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
     attention_softcap: float | None = None  # scores are held within it by tanh
     query_scaling: QueryScaling | None = None  # by the tokens' places

@@ -34,8 +34,8 @@ class Family:
     """A `model_type` of Hugging Face's `config.json`, and how to read it.
 
     `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{e}`
-    an expert's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may hold and the
-    model does not need; there `{rest}` is anything.
+    an expert's, `{h}` a head's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may
+    hold and the model does not need; there `{rest}` is anything.
     """
 
     model_type: str
@@ -73,9 +73,13 @@ class Family:
         return None
 
 
+# What may stand for each field of a template.
+_FIELDS = {"i": r"\d+", "e": r"\d+", "h": r"\d+", "p": "weight|bias", "rest": ".+"}
+
+
 def _pattern(template: str) -> re.Pattern[str]:
     literal = re.escape(template)
-    for field_name, values in {"i": r"\d+", "e": r"\d+", "p": "weight|bias", "rest": ".+"}.items():
+    for field_name, values in _FIELDS.items():
         literal = literal.replace(rf"\{{{field_name}\}}", f"(?P<{field_name}>{values})")
     return re.compile(literal)
 
