@@ -14,7 +14,7 @@ from mygpt.cache import LayerCache
 from mygpt.config import Config
 from mygpt.context import Context, Mask
 from mygpt.linear import FusedLinear, Linear
-from mygpt.norm import EachHeadLayerNorm, make_norm
+from mygpt.norm import make_norm
 from mygpt.rope import rotate
 
 
@@ -25,7 +25,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.window = config.windows[index]
-        self.scale = config.attention_scale
+        self.scale = _scale(config, index)
         self.softcap = config.attention_softcap
         self.clip = config.clip_qkv
         self.rotates = config.rotated_layers[index]
@@ -33,7 +33,7 @@ class Attention(nn.Module):
         self.qkv = FusedLinear(
             config.hidden_size, {"q": queries, "k": keys, "v": keys}, bias=config.attention_bias
         )
-        self.qk_norm = QKNorm(config) if config.qk_norm != "none" else None
+        self.qk_norm = _make_qk_norm(config)
         self.output = Linear(queries, config.hidden_size, bias=config.attention_output_bias)
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
@@ -50,6 +50,8 @@ class Attention(nn.Module):
             tables = context.window_rotary if self.window else context.rotary
             qk = rotate(qk, *tables)  # together: half the operations
         q, k = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:]
+        if context.query_scale is not None:
+            q = q * context.query_scale
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, context)
@@ -62,20 +64,22 @@ class Attention(nn.Module):
         return output
 
 
+def _scale(config: Config, index: int) -> float | None:
+    """What a layer multiplies its scores by; None is 1 / sqrt(D)."""
+    if not config.attention_scale_by_layer:
+        return config.attention_scale
+    return (config.attention_scale or config.head_dim**-0.5) / (index + 1)
+
+
 class QKNorm(nn.Module):
     """A norm of queries and of keys before they are rotated (arXiv:2010.04245): head by head, or over all of them."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.by_head = config.qk_norm != "width"
-        self.q = self._make(config, config.n_heads)
-        self.k = self._make(config, config.n_kv_heads)
-
-    @staticmethod
-    def _make(config: Config, heads: int) -> nn.Module:
-        if config.qk_norm == "each_head":
-            return EachHeadLayerNorm(heads, config.head_dim, config.norm_eps)
-        return make_norm(config, config.head_dim if config.qk_norm == "head" else heads * config.head_dim)
+        by_head = config.qk_norm == "head"
+        self.by_head = by_head
+        self.q = make_norm(config, config.head_dim if by_head else config.n_heads * config.head_dim)
+        self.k = make_norm(config, config.head_dim if by_head else config.n_kv_heads * config.head_dim)
 
     def forward(self, qk: Tensor, kv_heads: int) -> Tensor:
         """qk (B, T, H + K, D) to the same shape."""
@@ -84,6 +88,33 @@ class QKNorm(nn.Module):
             return torch.cat((self.q(q), self.k(k)), dim=2)
         normed = torch.cat((self.q(q.flatten(2)), self.k(k.flatten(2))), dim=-1)
         return normed.view(qk.shape)
+
+
+class OwnHeadNorm(nn.Module):
+    """Layer norms of queries and of keys before they are rotated, by weights of each head (StableLM 2, Command R+).
+
+    `weight` ((H + K) D,) is filled head by head: `slots` are the heads' parts of it, as a `FusedLinear`'s.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        counts = {"q_norm": config.n_heads, "k_norm": config.n_kv_heads}
+        self.slots = {
+            f"{name}.{head}": config.head_dim for name, count in counts.items() for head in range(count)
+        }
+        self.weight = nn.Parameter(torch.empty(sum(self.slots.values())))
+        self.eps = config.norm_eps
+
+    def forward(self, qk: Tensor, kv_heads: int) -> Tensor:
+        """qk (B, T, H + K, D) to the same shape."""
+        normed = F.layer_norm(qk.float(), qk.shape[-1:], eps=self.eps)
+        return (normed * self.weight.float().view(qk.shape[-2:])).type_as(qk)
+
+
+def _make_qk_norm(config: Config) -> nn.Module | None:
+    if config.qk_norm == "none":
+        return None
+    return OwnHeadNorm(config) if config.qk_norm == "own_head" else QKNorm(config)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None = None) -> Tensor:

@@ -18,7 +18,7 @@ class RopeConfig:
     The fields after `original_max_positions` belong to single types; `rope.py` says what each does.
     """
 
-    dim: int  # rotated dimensions per head, even
+    dim: int  # rotated dimensions per head, even; 0: no layer is rotated
     theta: float = 10_000.0  # base of the geometric series of wavelengths
     type: RopeType = "default"
     factor: float = 1.0  # how many times longer than in pre-training the context is
@@ -31,6 +31,14 @@ class RopeConfig:
     truncate: bool = True  # yarn: round the ramp's ends to whole dimensions
     divisors: tuple[float, ...] = ()  # divisors, longrope: one for each of the dim / 2 frequencies
     long_divisors: tuple[float, ...] = ()  # longrope: those of sequences longer than the original ones
+
+
+@dataclass(frozen=True)
+class QueryScaling:
+    """Queries times 1 + beta log(1 + floor(position / interval)) (Llama 4's): attention stays sharp far out."""
+
+    beta: float
+    interval: int  # tokens; the first so many queries stay as they are
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,12 @@ class Config:
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
+    learned_positions: int = 0  # rows of a table of which each token's place adds one to it; 0: no table
     # Of queries and keys: head by head, by the same weights or by each head's own, or over all of them.
-    qk_norm: Literal["none", "head", "each_head", "width"] = "none"
+    qk_norm: Literal["none", "head", "own_head", "width"] = "none"
     clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
     attention_softcap: float | None = None  # scores are held within it by tanh
+    query_scaling: QueryScaling | None = None  # by the tokens' places
     attention_bias: bool = False  # of query, key and value
     attention_output_bias: bool = False
     mlp_bias: bool = False
@@ -81,6 +91,7 @@ class Config:
     embedding_scale: float = 1.0  # multiplies the embedded tokens
     residual_scale: float = 1.0  # multiplies what attention and MLP add
     attention_scale: float | None = None  # of query times key; by default 1 / sqrt(head_dim)
+    attention_scale_by_layer: bool = False  # divided by 1 in the first layer, by 2 in the second, …
     logits_scale: float = 1.0
     logits_softcap: float | None = None
 
@@ -92,4 +103,6 @@ class Config:
     @property
     def rotated_layers(self) -> tuple[bool, ...]:
         """Whether each layer has a rotary embedding."""
-        return tuple(layer not in self.unrotated_layers for layer in range(self.n_layers))
+        return tuple(
+            self.rope.dim > 0 and layer not in self.unrotated_layers for layer in range(self.n_layers)
+        )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mygpt.config import QueryScaling
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -32,6 +34,7 @@ class Context:
         rotary: the tables cos and sin, (B, T, 1, R) each, of layers without a window.
         window_rotary: those of layers with one.
         masks: by the layers' window (0: none).
+        query_scale: (B, T, 1, 1), what each query is multiplied by; None is 1.
     """
 
     positions: Tensor
@@ -41,6 +44,13 @@ class Context:
     rotary: tuple[Tensor, Tensor]
     window_rotary: tuple[Tensor, Tensor]
     masks: dict[int, Mask]
+    query_scale: Tensor | None = None
+
+
+def query_scales(scaling: QueryScaling, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T, 1, 1) in `dtype`: the factors of the queries at `positions` (B, T)."""
+    scales = 1 + scaling.beta * (1 + positions // scaling.interval).log()
+    return scales.to(dtype)[..., None, None]
 
 
 def make_masks(

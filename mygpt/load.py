@@ -81,7 +81,8 @@ def compile_model(model: GPT) -> None:
 def _stop_ids(checkpoint: Checkpoint, prompter: Prompter | None) -> frozenset[int]:
     """Every end token that the repository names, wherever it does."""
     ids = {*prompter.tokenizer.eos_ids(), *prompter.stop_token_ids} if prompter else set()
-    for values in (checkpoint.config, checkpoint.generation_config):
+    text = checkpoint.config.get("text_config")  # a multimodal repository's
+    for values in (checkpoint.config, text if isinstance(text, dict) else {}, checkpoint.generation_config):
         eos = values.get("eos_token_id")
         listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
         if not all(isinstance(token, int) for token in listed):

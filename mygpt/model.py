@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mygpt.attention import Attention
 from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Config, Residual
-from mygpt.context import Context, make_masks
+from mygpt.context import Context, make_masks, query_scales
 from mygpt.linear import Embedding, Linear, linear
 from mygpt.mlp import MLP, GatedMLP
 from mygpt.moe import MoE
@@ -32,6 +32,9 @@ class GPT(nn.Module):
         self.config = config
         block = BLOCKS[config.residual]
         self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embed = (
+            Embedding(config.learned_positions, config.hidden_size) if config.learned_positions else None
+        )
         self.layers = nn.ModuleList(block(config, i) for i in range(config.n_layers))
         self.norm = make_norm(config)
         # A tied head has no weight of its own, so that nothing can part the two.
@@ -66,6 +69,9 @@ class GPT(nn.Module):
         if self.config.embedding_scale != 1:
             x = x * x.new_tensor(self.config.embedding_scale)  # rounded to the model's dtype first
         context = self._context(ids, cache, last, lengths, x.dtype)
+        if self.position_embed is not None:
+            # Padding may lie past the table.
+            x = x + self.position_embed(context.positions.clamp(max=self.config.learned_positions - 1))
         for i, layer in enumerate(self.layers):
             x = layer(x, context, cache.layers[i] if cache else None)
         if last is not None:
@@ -101,7 +107,9 @@ class GPT(nn.Module):
         )
         masks = make_masks({*self.config.windows}, positions, starts, cache.slots if cache else None)
         start = starts[0] if min(starts) == max(starts) else None
-        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks)
+        scaling = self.config.query_scaling
+        scale = query_scales(scaling, positions, dtype) if scaling else None
+        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks, scale)
 
 
 class Block(nn.Module):

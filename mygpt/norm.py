@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,20 +17,6 @@ class OnePlusRMSNorm(nn.RMSNorm):
         """x (…, C) to the same shape."""
         normed = F.rms_norm(x.float(), self.normalized_shape, eps=self.eps)
         return (normed * (1 + self.weight.float())).type_as(x)
-
-
-class EachHeadLayerNorm(nn.Module):
-    """Cohere's, of queries or keys: a layer norm of each head by weights of its own, in float32 until the end."""
-
-    def __init__(self, heads: int, head_dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(heads, head_dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, heads, head_dim) to the same shape."""
-        normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
-        return (normed * self.weight.float()).type_as(x)
 
 
 def layer_norm_without_bias(width: int, eps: float) -> nn.LayerNorm:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mygpt.attention import OwnHeadNorm
 from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.base import Family
@@ -49,7 +50,7 @@ def slots(model: nn.Module) -> dict[str, Slot]:
     found: dict[str, Slot] = {}
     for path, module in model.named_modules():
         for parameter, _ in module.named_parameters(recurse=False):
-            if isinstance(module, FusedLinear):
+            if isinstance(module, FusedLinear | OwnHeadNorm):
                 start = 0
                 for slot, rows in module.slots.items():
                     name = ".".join([*path.split(".")[:-1], slot, parameter])

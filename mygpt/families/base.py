@@ -22,7 +22,7 @@ Splitter = Callable[["Tensor", Config], "tuple[Tensor, ...]"]
 class Split:
     """One tensor of the file that holds several of ours.
 
-    Where `names` say `{e}` and the file's name does not, it holds them of each expert in turn.
+    Where `names` say `{e}` or `{h}` and the file's name does not, it holds them of each expert or head in turn.
     """
 
     names: tuple[str, ...]
@@ -34,8 +34,8 @@ class Family:
     """A `model_type` of Hugging Face's `config.json`, and how to read it.
 
     `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{e}`
-    an expert's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may hold and the
-    model does not need.
+    an expert's, `{h}` a head's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may
+    hold and the model does not need; there `{rest}` is anything.
     """
 
     model_type: str
@@ -66,26 +66,25 @@ class Family:
                 raise InputError(
                     f"{name} of shape {tuple(tensor.shape)} does not fit config.json; download the checkpoint again"
                 ) from error
-            return tuple(
-                (part_name.format(**{**match.groupdict(), **expert}), part)
-                for (part_name, expert), part in zip(_each_expert(target, match, config), parts, strict=True)
-            )
+            return tuple(zip(_part_names(target.names, match, len(parts)), parts, strict=True))
         return None
+
+
+# What may stand for each field of a template.
+_FIELDS = {"i": r"\d+", "e": r"\d+", "h": r"\d+", "p": "weight|bias", "rest": ".+"}
 
 
 def _pattern(template: str) -> re.Pattern[str]:
     literal = re.escape(template)
-    for field_name, values in {"i": r"\d+", "e": r"\d+", "p": "weight|bias"}.items():
+    for field_name, values in _FIELDS.items():
         literal = literal.replace(rf"\{{{field_name}\}}", f"(?P<{field_name}>{values})")
     return re.compile(literal)
 
 
-def _each_expert(split: Split, match: re.Match[str], config: Config) -> list[tuple[str, dict[str, str]]]:
-    """The names of a split with the expert's number that is to be put into each, if any."""
-    experts: list[dict[str, str]] = [{}]
-    if config.moe is not None and "{e}" in split.names[0] and "e" not in match.groupdict():
-        experts = [{"e": str(e)} for e in range(config.moe.n_experts)]
-    return [(name, expert) for expert in experts for name in split.names]
+def _part_names(names: tuple[str, ...], match: re.Match[str], count: int) -> list[str]:
+    """The names of a split's parts. An `{e}` or `{h}` that the file's name has not counts through the parts."""
+    rounds = ({"e": str(n), "h": str(n), **match.groupdict()} for n in range(count // len(names)))
+    return [name.format(**values) for values in rounds for name in names]
 
 
 def split_grouped_qkv(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ def read_cohere(fields: Fields) -> Config:
 
 def _read_config(fields: Fields) -> Config:
     config = read_cohere(Fields({"rope_theta": 500_000.0, **fields.raw}, fields.source))
-    return replace(config, qk_norm="each_head" if fields.flag("use_qk_norm", False) else "none")
+    return replace(config, qk_norm="own_head" if fields.flag("use_qk_norm", False) else "none")
 
 
 FAMILY = Family(
@@ -41,10 +41,10 @@ FAMILY = Family(
     names={
         **interleaved.NAMES,
         "model.layers.{i}.self_attn.q_norm.weight": Split(
-            ("layers.{i}.attention.qk_norm.q.weight",), interleaved.pair_norm_halves
+            ("layers.{i}.attention.q_norm.{h}.weight",), interleaved.split_own_norms
         ),
         "model.layers.{i}.self_attn.k_norm.weight": Split(
-            ("layers.{i}.attention.qk_norm.k.weight",), interleaved.pair_norm_halves
+            ("layers.{i}.attention.k_norm.{h}.weight",), interleaved.split_own_norms
         ),
     },
     skipped=SKIPPED,

@@ -3,15 +3,33 @@
 from dataclasses import replace
 
 from mygpt.config import Config
-from mygpt.families.base import Family
+from mygpt.families import gemma2
+from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
 from mygpt.families.gemma import read_gemma
-from mygpt.families.gemma2 import NAMES as GEMMA2_NAMES
 from mygpt.families.llama import SKIPPED
 from mygpt.families.rope_fields import read_rope, with_rope_of
 
+NAMES: dict[str, str | Split] = {
+    **gemma2.NAMES,
+    "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
+    "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
+}
+# Of transformers' Gemma3TextConfig. The multimodal repositories leave out what is as here.
+_DEFAULTS = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131_072,
+}
 
-def _read_config(fields: Fields) -> Config:
+
+def read_gemma3(fields: Fields) -> Config:
+    """The configuration of the language model, alone or in a multimodal repository."""
+    fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
     # `attn_logit_softcapping` may stand in the file, from Gemma 2, but is not applied: as in transformers.
     config = read_gemma(with_rope_of(fields, "full_attention", theta=1_000_000.0))
     local = with_rope_of(fields, "sliding_attention", theta=10_000.0, theta_key="rope_local_base_freq")
@@ -21,6 +39,7 @@ def _read_config(fields: Fields) -> Config:
         config,
         residual="sandwich",
         qk_norm="head",
+        context_length=fields.integer("max_position_embeddings"),  # stretched already, whatever the rope type
         window_rope=read_rope(local, config.head_dim),
         layer_windows=fields.windows(fields.integer("sliding_window", 4096), sliding),
         attention_scale=fields.number("query_pre_attn_scalar", 256) ** -0.5,
@@ -32,11 +51,7 @@ FAMILY = Family(
     model_type="gemma3_text",
     summary="Gemma 3 270M, 1B",
     examples=("google/gemma-3-1b-it", "google/gemma-3-270m-it"),
-    read_config=_read_config,
-    names={
-        **GEMMA2_NAMES,
-        "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
-        "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
-    },
+    read_config=read_gemma3,
+    names=NAMES,
     skipped=SKIPPED,
 )

@@ -21,9 +21,9 @@ def pair_halves(tensor: Tensor, config: Config) -> tuple[Tensor]:
     return (heads[:, _order(config)].view(tensor.shape),)
 
 
-def pair_norm_halves(tensor: Tensor, config: Config) -> tuple[Tensor]:
-    """The weights of a norm of q or k, (heads, head_dim), reordered in each head."""
-    return (tensor.view(-1, config.head_dim)[:, _order(config)],)
+def split_own_norms(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
+    """The weights of a norm of q or k, (heads, head_dim), reordered, head by head."""
+    return tensor.view(-1, config.head_dim)[:, _order(config)].unbind()
 
 
 def _order(config: Config) -> list[int]:

@@ -8,7 +8,8 @@ from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 
 
-def _read_config(fields: Fields) -> Config:
+def read_mistral(fields: Fields) -> Config:
+    """The configuration of the language model, alone or in a multimodal repository."""
     config = read_llama(fields)
     # null means none, but a file without the key means the first model's.
     has_window = fields.raw.get("sliding_window", 4096) is not None
@@ -20,7 +21,7 @@ FAMILY = Family(
     model_type="mistral",
     summary="Mistral 7B, Mistral Nemo, Mistral Small, Zephyr, Mathstral",
     examples=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-Nemo-Instruct-2407"),
-    read_config=_read_config,
+    read_config=read_mistral,
     names=NAMES,
     skipped=SKIPPED,
 )

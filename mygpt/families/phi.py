@@ -3,15 +3,12 @@
 from dataclasses import replace
 
 from mygpt.config import Config
-from mygpt.errors import InputError
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 
 
 def _read_config(fields: Fields) -> Config:
-    if fields.flag("qk_layernorm", False):
-        raise InputError(f"{fields.source}: 'qk_layernorm' is not supported for phi yet")
     config = read_llama(Fields({"partial_rotary_factor": 0.5, **fields.raw}, fields.source))
     return replace(
         config,
@@ -20,6 +17,7 @@ def _read_config(fields: Fields) -> Config:
         residual="parallel",
         shared_norm=True,
         mlp="plain",
+        qk_norm="head" if fields.flag("qk_layernorm", False) else "none",
         activation=fields.activation("hidden_act", "gelu_new"),
         attention_bias=True,
         attention_output_bias=True,
@@ -36,6 +34,8 @@ FAMILY = Family(
     names={
         **{name: ours for name, ours in NAMES.items() if "self_attn" in name or "embed" in name},
         "model.layers.{i}.input_layernorm.{p}": "layers.{i}.attention_norm.{p}",
+        "model.layers.{i}.self_attn.q_layernorm.{p}": "layers.{i}.attention.qk_norm.q.{p}",
+        "model.layers.{i}.self_attn.k_layernorm.{p}": "layers.{i}.attention.qk_norm.k.{p}",
         "model.layers.{i}.self_attn.dense.{p}": "layers.{i}.attention.output.{p}",
         "model.layers.{i}.mlp.fc1.{p}": "layers.{i}.mlp.up.{p}",
         "model.layers.{i}.mlp.fc2.{p}": "layers.{i}.mlp.down.{p}",

@@ -65,6 +65,7 @@ def test_the_context_that_a_rope_type_gives(rope: dict[str, Any], context: int) 
             "'twist' is not understood",
         ),
         ("falcon", {"alibi": True}, "'alibi'"),
+        ("gpt2", {"add_cross_attention": True}, "'add_cross_attention'"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
         ("mamba", {}, "'mamba' is not supported; supported are .*falcon.*llama"),
     ],

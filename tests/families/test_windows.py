@@ -16,7 +16,15 @@ LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW)
 
 @pytest.fixture(
     scope="module",
-    params=["mistral-window", "mistral-window-of-one", "qwen3-upper-window", "gemma2", "exaone4", "cohere2"],
+    params=[
+        "mistral-window",
+        "mistral-window-of-one",
+        "qwen3-upper-window",
+        "gemma2",
+        "exaone4",
+        "cohere2",
+        "ministral3-window",
+    ],
 )
 def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LLM:
     folder: Path = tmp_path_factory.mktemp(request.param)

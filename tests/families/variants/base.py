@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM, AutoModelForImageTextToText
 
 WINDOW = 10  # tokens
 ORIGINAL = 32  # tokens; where the rope types that stretch begin to
@@ -40,7 +40,9 @@ class Variant:
         """Save a random model in `folder`; returns transformers' model of it."""
         torch.manual_seed(0)
         config = self.config(**{**TINY[self.config], **self.changes})
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        alone = type(config) in AutoModelForCausalLM._model_mapping
+        auto = AutoModelForCausalLM if alone else AutoModelForImageTextToText
+        model = auto.from_config(config, attn_implementation="eager").eval()
         with torch.no_grad():
             for parameter in model.parameters():  # biases and norms too, which start as 0 and 1
                 parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim == 1 else 0.05))

@@ -1,0 +1,21 @@
+"""Gemma 3 with images (arXiv:2503.19786), of which the language model is read."""
+
+from mygpt.config import Config
+from mygpt.families import gemma3_text
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+from mygpt.families.multimodal import SKIPPED, text_fields, text_names
+
+
+def _read_config(fields: Fields) -> Config:
+    return gemma3_text.read_gemma3(text_fields(fields))
+
+
+FAMILY = Family(
+    model_type="gemma3",
+    summary="Gemma 3 4B, 12B, 27B, MedGemma (text only)",
+    examples=("google/gemma-3-4b-it", "google/gemma-3-27b-it"),
+    read_config=_read_config,
+    names=text_names(gemma3_text.NAMES),
+    skipped=SKIPPED,
+)

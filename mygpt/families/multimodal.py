@@ -1,0 +1,35 @@
+"""Repositories that hold a language model and an encoder of images: their language model alone is read."""
+
+from collections.abc import Mapping
+
+from mygpt.families.base import Split
+from mygpt.families.fields import Fields
+
+
+def text_fields(fields: Fields) -> Fields:
+    """The language model's part of `config.json`.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    text = fields.get("text_config")
+    if not isinstance(text, dict):
+        raise fields.error("text_config", "an object")
+    # Either of the two objects may hold this key.
+    tied = {key: fields.raw[key] for key in ("tie_word_embeddings",) if key in fields.raw}
+    return Fields({**tied, **text}, f"{fields.source}: 'text_config'")
+
+
+def text_names(names: Mapping[str, str | Split]) -> dict[str, str | Split]:
+    """A language model's names where it is part of a larger one: as the Hub has them, and transformers 5's."""
+    hub = {f"language_model.{name}": ours for name, ours in names.items()}
+    own = {name.replace("model.", "model.language_model.", 1): ours for name, ours in names.items()}
+    return {**hub, **own}
+
+
+SKIPPED = (
+    "vision_tower.{rest}",
+    "multi_modal_projector.{rest}",
+    "model.vision_tower.{rest}",
+    "model.multi_modal_projector.{rest}",
+)
