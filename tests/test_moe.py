@@ -50,7 +50,7 @@ def test_a_token_runs_through_its_own_experts_only() -> None:
     for number, expert in enumerate(moe.experts):
         expert.register_forward_hook(lambda _, x, y, number=number: ran.append((number, len(x[0]))))
     x = torch.randn(1, 1, 32)
-    _, chosen = moe.route(x[0])
+    _, chosen = moe.router.choose(x[0])
     moe(x)
     assert sorted(ran) == [(number, 1) for number in sorted(chosen[0].tolist())]
 

@@ -44,6 +44,7 @@ class Family:
     read_config: Callable[[Fields], Config]
     names: Mapping[str, str | Split]
     skipped: tuple[str, ...] = ()
+    skips_layers_past_the_last: bool = False  # the file may hold more of them than the model has
     _patterns: dict[re.Pattern[str], str | Split | None] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class Family:
             match = pattern.fullmatch(name)
             if match is None:
                 continue
-            if target is None:
+            if target is None or (self.skips_layers_past_the_last and _is_past_the_last(match, config)):
                 return ()
             if isinstance(target, str):
                 return ((target.format(**match.groupdict()), tensor),)
@@ -78,6 +79,11 @@ def _pattern(template: str) -> re.Pattern[str]:
     for field_name, values in {"i": r"\d+", "e": r"\d+", "p": "weight|bias"}.items():
         literal = literal.replace(rf"\{{{field_name}\}}", f"(?P<{field_name}>{values})")
     return re.compile(literal)
+
+
+def _is_past_the_last(match: re.Match[str], config: Config) -> bool:
+    layer = match.groupdict().get("i")
+    return layer is not None and int(layer) >= config.n_layers
 
 
 def _each_expert(split: Split, match: re.Match[str], config: Config) -> list[tuple[str, dict[str, str]]]:
