@@ -62,8 +62,8 @@ class LatentAttention(nn.Module):
 
         For many tokens: a product is over N + R and D dimensions, in place of L + R and L.
         """
-        latents, k_turned = kept.split((self.latent.rank, self.latent.rotated_dim), dim=-1)
-        latents = latents.squeeze(1)
+        rank = self.latent.rank
+        latents, k_turned = kept[:, 0, :, :rank], kept[..., rank:]
         k = self.key_up(latents).unflatten(-1, (-1, self.latent.plain_dim)).transpose(1, 2)
         v = self.value_up(latents).unflatten(-1, (-1, self.latent.value_dim)).transpose(1, 2)
         k = torch.cat((k, k_turned.expand(-1, k.shape[1], -1, -1)), dim=-1)
@@ -75,11 +75,12 @@ class LatentAttention(nn.Module):
         q (key_up latent) = (q key_up) latent, and sum(weight (value_up latent)) = value_up sum(weight latent): no
         cached token is ever expanded.
         """
-        key_up = self.key_up.weight.unflatten(0, (-1, self.latent.plain_dim))  # (H, N, L)
-        value_up = self.value_up.weight.unflatten(0, (-1, self.latent.value_dim))  # (H, D, L)
+        latent = self.latent
+        key_up = self.key_up.weight.view(-1, latent.plain_dim, latent.rank)  # (H, N, L)
+        value_up = self.value_up.weight.view(-1, latent.value_dim, latent.rank)  # (H, D, L)
         q = torch.bmm(q.squeeze(1).transpose(0, 1), key_up).transpose(0, 1).unsqueeze(1)  # (B, 1, H, L)
-        latents = kept[..., : self.latent.rank]
-        y = attend(torch.cat((q, q_turned), dim=-1), kept, latents, mask, self.scale)  # (B, 1, H, L)
+        q = torch.cat((q, q_turned), dim=-1)
+        y = attend(q, kept, kept[..., : latent.rank], mask, self.scale)  # (B, 1, H, L)
         y = torch.bmm(y.squeeze(1).transpose(0, 1), value_up.transpose(1, 2))
         return y.transpose(0, 1).unsqueeze(1)
 

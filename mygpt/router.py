@@ -33,7 +33,7 @@ class GroupedSoftmaxRouter(SoftmaxRouter):
     def choose(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """As `SoftmaxRouter.choose`."""
         shares = _float32_logits(self, tokens).softmax(-1)
-        best = shares.unflatten(-1, (self.moe.n_groups, -1)).amax(-1)
+        best = shares.view(len(shares), self.moe.n_groups, -1).amax(-1)
         weights, chosen = _of_best_groups(shares, best, self.moe).topk(self.moe.n_experts_per_token)
         return (weights * self.moe.weights_scale).to(tokens.dtype), chosen
 
@@ -52,7 +52,7 @@ class SigmoidRouter(SoftmaxRouter):
         """As `SoftmaxRouter.choose`."""
         scores = _float32_logits(self, tokens).sigmoid()
         corrected = scores + self.correction
-        best = corrected.unflatten(-1, (self.moe.n_groups, -1)).topk(2).values.sum(-1)
+        best = corrected.view(len(corrected), self.moe.n_groups, -1).topk(2).values.sum(-1)
         chosen = _of_best_groups(corrected, best, self.moe).topk(self.moe.n_experts_per_token).indices
         weights = scores.gather(-1, chosen)
         if self.moe.norm_topk_prob:
@@ -71,7 +71,8 @@ def _of_best_groups(scores: Tensor, of_groups: Tensor, moe: MoEConfig) -> Tensor
         return scores
     best = of_groups.topk(moe.n_groups_chosen).indices
     dropped = torch.ones_like(of_groups, dtype=torch.bool).scatter_(-1, best, False)
-    return scores.unflatten(-1, (moe.n_groups, -1)).masked_fill(dropped[..., None], -torch.inf).flatten(-2)
+    by_group = scores.view(len(scores), moe.n_groups, -1)
+    return by_group.masked_fill(dropped[..., None], -torch.inf).flatten(1)
 
 
 ROUTERS: dict[RouterType, type[SoftmaxRouter]] = {

@@ -55,7 +55,7 @@ def test_a_token_runs_through_its_own_experts_only() -> None:
     assert sorted(ran) == [(number, 1) for number in sorted(chosen[0].tolist())]
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe-mlp-only", "qwen3-moe"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe-mlp-only", "qwen3-moe", "deepseek-v3"])
 def test_one_tensor_for_all_experts_is_the_same_model(name: str, tmp_path: Path) -> None:
     reference = variant(name).build(tmp_path / "hub")
     reference.save_pretrained(tmp_path / "fused", save_original_format=False)

@@ -106,7 +106,7 @@ def _by_halves(tensor: Tensor, config: Config, size: int) -> tuple[Tensor]:
         return (tensor,)
     heads = tensor.clone().view(-1, size, *tensor.shape[1:])
     rotated = heads[:, -config.latent.rotated_dim :]
-    rotated.copy_(rotated.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2))
+    rotated.copy_(rotated.reshape(len(heads), -1, 2, *tensor.shape[1:]).transpose(1, 2).flatten(1, 2))
     return (heads.flatten(0, 1),)
 
 
@@ -114,8 +114,8 @@ def split_keys_values(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """(heads of plain key then value rows, latent) to all heads' keys and all values."""
     assert config.latent is not None
     heads = tensor.view(config.n_heads, -1, tensor.shape[1])
-    keys, values = heads.split((config.latent.plain_dim, config.latent.value_dim), dim=1)
-    return keys.flatten(0, 1), values.flatten(0, 1)
+    plain = config.latent.plain_dim
+    return heads[:, :plain].flatten(0, 1), heads[:, plain:].flatten(0, 1)
 
 
 _ATTENTION, _SHARED = "layers.{i}.attention", "layers.{i}.mlp.shared"
