@@ -56,4 +56,5 @@ FAMILY = Family(
         "model.layers.{i}.shared_head.norm.weight",
         "model.layers.{i}.shared_head.head.weight",
     ),
+    quantizations=("fp8",),
 )
