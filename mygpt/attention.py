@@ -120,7 +120,7 @@ def _make_qk_norm(config: Config) -> nn.Module | None:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None = None) -> Tensor:
     """softmax(scale q k^T) v: q (B, T, H, D) over k and v (B, K, S, D) to (B, T, H, D).
 
-    `scale` is 1 / sqrt(D) by default.
+    `scale` is 1 / sqrt(D) by default. Values may have another width than keys.
     """
     batch_size, new, heads, head_dim = q.shape
     kv_heads = k.shape[1]
@@ -128,7 +128,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None = No
         # The query heads of a group stand as if they were tokens: no key is repeated, no row is masked twice.
         q = q.reshape(batch_size, kv_heads, heads // kv_heads, head_dim)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, scale=scale)
-        return y.reshape(batch_size, 1, heads, head_dim)
+        return y.reshape(batch_size, 1, heads, -1)
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k,

@@ -24,10 +24,14 @@ class LayerShape:
     kv_heads: int
     head_dim: int
     window: int = 0
+    value_dim: int | None = None  # where values have another width than keys; 0: they are a part of the keys
 
 
 class LayerCache:
-    """Keys and values of one layer, (B, K, S, D) each; slot s holds the token at position s."""
+    """Keys and values of one layer, (B, K, S, D) each; slot s holds the token at position s.
+
+    Values of no width (`LayerShape.value_dim` 0) cost nothing and pass through all the same.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys = keys
@@ -113,8 +117,9 @@ class KVCache:
 
     def _layer(self, shape: LayerShape, device: torch.device) -> LayerCache:
         slots = min(shape.window, self.slots) + 1 if shape.window else self.slots
-        size = (len(self.lengths), shape.kv_heads, slots, shape.head_dim)
-        keys, values = (torch.zeros(size, device=device, dtype=self.dtype) for _ in range(2))
+        widths = (shape.head_dim, shape.head_dim if shape.value_dim is None else shape.value_dim)
+        size = (len(self.lengths), shape.kv_heads, slots)
+        keys, values = (torch.zeros(*size, width, device=device, dtype=self.dtype) for width in widths)
         return WindowCache(keys, values) if shape.window else LayerCache(keys, values)
 
     def advance(self, counts: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 RopeType = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope", "divisors"]
 Norm = Literal["rms", "rms_one_plus", "layer", "layer_no_bias", "layer_plain"]
 Residual = Literal["sequential", "parallel", "post", "sandwich"]
+RouterType = Literal["softmax", "grouped_softmax", "sigmoid"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 
@@ -50,7 +51,25 @@ class MoEConfig:
     intermediate_size: int  # width of an expert
     norm_topk_prob: bool  # the chosen experts' weights sum to 1
     layers: tuple[int, ...]  # which have experts; the others have the dense MLP
-    shared_intermediate_size: int = 0  # width of an expert that every token runs through, gated; 0: none
+    shared_intermediate_size: int = 0  # width of an expert that every token runs through; 0: none
+    shared_gate: bool = True  # each token scales what the shared expert adds
+    router: RouterType = "softmax"
+    n_groups: int = 1  # grouped_softmax, sigmoid: of the experts, equal in size
+    n_groups_chosen: int = 1  # grouped_softmax, sigmoid: a token's experts are of so many groups
+    weights_scale: float = 1.0  # grouped_softmax, sigmoid: multiplies the chosen experts' weights
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Multi-head latent attention: keys and values of all heads are made from one latent per token."""
+
+    rank: int  # dimensions of the latent
+    plain_dim: int  # dimensions of a head's queries and keys that are not rotated
+    rotated_dim: int  # those that are; their key is the same for all heads
+    value_dim: int  # of a head's values
+    query_rank: int = 0  # dimensions that queries are projected through; 0: they are projected directly
+    norm_eps: float = 1e-6  # of the latents' norms
+    interleaved: bool = True  # in the file, the two rows of a rotated pair stand side by side
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,7 @@ class Config:
     shared_norm: bool = False  # parallel residual only: one norm feeds attention and MLP
     mlp: Literal["gated", "plain"] = "gated"
     moe: MoEConfig | None = None  # in place of the MLP, in the layers that it names
+    latent: LatentConfig | None = None  # attention is over latents
     activation: Activation = "silu"
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all

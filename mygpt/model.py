@@ -14,6 +14,7 @@ from mygpt.attention import Attention
 from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Config, Residual
 from mygpt.context import Context, make_masks, query_scales
+from mygpt.latent_attention import LatentAttention
 from mygpt.linear import Embedding, Linear, linear
 from mygpt.mlp import MLP, GatedMLP
 from mygpt.moe import MoE
@@ -122,7 +123,7 @@ class Block(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config, index)
+        self.attention = make_attention(config, index)
         self.mlp_norm = make_norm(config)
         self.mlp = make_mlp(config, index)
         self.scale = config.residual_scale
@@ -144,7 +145,7 @@ class ParallelBlock(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config, index)
+        self.attention = make_attention(config, index)
         self.mlp_norm = None if config.shared_norm else make_norm(config)
         self.mlp = make_mlp(config, index)
 
@@ -167,7 +168,7 @@ class PostNormBlock(nn.Module):
 
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
-        self.attention = Attention(config, index)
+        self.attention = make_attention(config, index)
         self.attention_post_norm = make_norm(config)
         self.mlp = make_mlp(config, index)
         self.mlp_post_norm = make_norm(config)
@@ -189,7 +190,7 @@ class SandwichBlock(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config, index)
+        self.attention = make_attention(config, index)
         self.attention_post_norm = make_norm(config)
         self.mlp_norm = make_norm(config)
         self.mlp = make_mlp(config, index)
@@ -208,6 +209,11 @@ BLOCKS: dict[Residual, type[nn.Module]] = {
     "post": PostNormBlock,
     "sandwich": SandwichBlock,
 }
+
+
+def make_attention(config: Config, index: int) -> nn.Module:
+    """The kind of attention that the configuration asks for in a layer."""
+    return Attention(config, index) if config.latent is None else LatentAttention(config, index)
 
 
 def make_mlp(config: Config, index: int) -> nn.Module:

@@ -8,28 +8,28 @@ from torch import Tensor, nn
 from mygpt.config import Config, MoEConfig
 from mygpt.linear import Linear
 from mygpt.mlp import GatedMLP
+from mygpt.router import ROUTERS
 
 
 class MoE(nn.Module):
     """A router sends each token through K of the E experts, and all through the shared one if there is one.
 
-    x ─┬─ router ─ softmax ─ top K ─ weights ─┐
-       ├─ the K chosen experts ──────────────(x)─ sum ─(+)─
-       └─ shared expert, times sigmoid(its gate) ───────┘
+    x ─┬─ router ─ K weights and numbers ─┐
+       ├─ the K chosen experts ──────────(x)─ sum ─(+)─
+       └─ shared expert ────────────────────────────┘
     """
 
     def __init__(self, config: Config, moe: MoEConfig) -> None:
         super().__init__()
         self.n_chosen = moe.n_experts_per_token
-        self.norm_weights = moe.norm_topk_prob
-        self.router = Linear(config.hidden_size, moe.n_experts, bias=False)
+        self.router = ROUTERS[moe.router](config, moe)
         self.experts = nn.ModuleList(GatedMLP(config, moe.intermediate_size) for _ in range(moe.n_experts))
-        self.shared = SharedExpert(config, moe) if moe.shared_intermediate_size else None
+        self.shared = make_shared_expert(config, moe) if moe.shared_intermediate_size else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape. An expert that no token chose costs nothing."""
         tokens = x.flatten(0, -2)
-        weights, chosen = self.route(tokens)
+        weights, chosen = self.router.choose(tokens)
         y = torch.zeros_like(tokens)
         numbers, places = chosen.flatten().sort(stable=True)  # places in (N, K), all of one expert together
         numbers, counts = torch.unique_consecutive(numbers, return_counts=True)
@@ -40,16 +40,6 @@ class MoE(nn.Module):
         if self.shared is not None:
             y = y + self.shared(tokens)
         return y.view_as(x)
-
-    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights (N, K) and the numbers (N, K) of the experts that each token (N, C) runs through.
-
-        The softmax is over all experts and in float32; only then the best are taken.
-        """
-        weights, chosen = self.router(tokens).float().softmax(-1).topk(self.n_chosen)
-        if self.norm_weights:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return weights.to(tokens.dtype), chosen
 
 
 class SharedExpert(nn.Module):
@@ -64,3 +54,8 @@ class SharedExpert(nn.Module):
         """x (…, C) to the same shape."""
         y: Tensor = self.scale(x).sigmoid() * self.mlp(x)
         return y
+
+
+def make_shared_expert(config: Config, moe: MoEConfig) -> nn.Module:
+    """The expert of every token, with a gate or without."""
+    return SharedExpert(config, moe) if moe.shared_gate else GatedMLP(config, moe.shared_intermediate_size)

@@ -50,12 +50,12 @@ def test_a_token_runs_through_its_own_experts_only() -> None:
     for number, expert in enumerate(moe.experts):
         expert.register_forward_hook(lambda _, x, y, number=number: ran.append((number, len(x[0]))))
     x = torch.randn(1, 1, 32)
-    _, chosen = moe.route(x[0])
+    _, chosen = moe.router.choose(x[0])
     moe(x)
     assert sorted(ran) == [(number, 1) for number in sorted(chosen[0].tolist())]
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe-mlp-only", "qwen3-moe"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe-mlp-only", "qwen3-moe", "deepseek-v3"])
 def test_one_tensor_for_all_experts_is_the_same_model(name: str, tmp_path: Path) -> None:
     reference = variant(name).build(tmp_path / "hub")
     reference.save_pretrained(tmp_path / "fused", save_original_format=False)

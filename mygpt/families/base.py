@@ -35,7 +35,8 @@ class Family:
 
     `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{e}`
     an expert's, `{h}` a head's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may
-    hold and the model does not need; there `{rest}` is anything.
+    hold and the model does not need; there `{rest}` is anything. `quantizations` are the `quant_method`s of
+    `config.json` that are dequantized on load.
     """
 
     model_type: str
@@ -44,6 +45,8 @@ class Family:
     read_config: Callable[[Fields], Config]
     names: Mapping[str, str | Split]
     skipped: tuple[str, ...] = ()
+    quantizations: tuple[str, ...] = ()
+    skips_layers_past_the_last: bool = False  # the file may hold more of them than the model has
     _patterns: dict[re.Pattern[str], str | Split | None] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +59,7 @@ class Family:
             match = pattern.fullmatch(name)
             if match is None:
                 continue
-            if target is None:
+            if target is None or (self.skips_layers_past_the_last and _is_past_the_last(match, config)):
                 return ()
             if isinstance(target, str):
                 return ((target.format(**match.groupdict()), tensor),)
@@ -85,6 +88,11 @@ def _part_names(names: tuple[str, ...], match: re.Match[str], count: int) -> lis
     """The names of a split's parts. An `{e}` or `{h}` that the file's name has not counts through the parts."""
     rounds = ({"e": str(n), "h": str(n), **match.groupdict()} for n in range(count // len(names)))
     return [name.format(**values) for values in rounds for name in names]
+
+
+def _is_past_the_last(match: re.Match[str], config: Config) -> bool:
+    layer = match.groupdict().get("i")
+    return layer is not None and int(layer) >= config.n_layers
 
 
 def split_grouped_qkv(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def read_experts(fields: Fields, *keys: str, per_token: int) -> tuple[int, int]:
+def read_experts(fields: Fields, *keys: str, per_token: int | None) -> tuple[int, int]:
     """How many experts there are, by the first of the keys that the file has, and how many a token runs through."""
     key = next((key for key in keys if fields.raw.get(key) is not None), keys[0])
     n_experts = fields.integer(key)

@@ -34,11 +34,7 @@ def read_rope(
     Raises:
         InputError: a type, or a key beside it, that is not understood and may change the mathematics.
     """
-    key = "rope_parameters" if model.raw.get("rope_parameters") else "rope_scaling"
-    values = model.get(key, {})
-    if not isinstance(values, dict):
-        raise model.error(key, "an object")
-    scaling = Fields(values, f"{model.source}: '{key}'")
+    scaling = _scaling(model)
     type_ = scaling.get("rope_type", scaling.get("type", "default"))
     type_ = "longrope" if type_ == "su" else type_  # its first name
     if not isinstance(type_, str) or type_ not in _ROPE_KEYS:
@@ -73,6 +69,22 @@ def with_rope_of(model: Fields, kind: str, *, theta: float, theta_key: str = "ro
         raise model.error("rope_parameters", f"an object with the keys {' and '.join(kinds)}")
     own = {"rope_theta": theta, **(parameters.get(kind) or {})}
     return Fields({**model.raw, "rope_parameters": own}, model.source)
+
+
+def _scaling(model: Fields) -> Fields:
+    key = "rope_parameters" if model.raw.get("rope_parameters") else "rope_scaling"
+    values = model.get(key, {})
+    if not isinstance(values, dict):
+        raise model.error(key, "an object")
+    return Fields(values, f"{model.source}: '{key}'")
+
+
+def yarn_score_factor(model: Fields, rope: RopeConfig) -> float:
+    """What DeepSeek multiplies query times key by beside what it does to cos and sin: 1 without `mscale_all_dim`."""
+    scaling = _scaling(model)
+    if rope.type != "yarn" or not scaling.raw.get("mscale_all_dim"):
+        return 1.0
+    return _yarn_magnitude(rope.factor, scaling.number("mscale_all_dim")) ** 2
 
 
 def context_length(model: Fields, rope: RopeConfig) -> int:
@@ -147,13 +159,13 @@ def _read_yarn(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
 
 def _yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
     """What YaRN (arXiv:2309.00071, section 3.4) scales cos and sin by where the file does not say."""
-
-    def magnitude(scale: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
-
     if mscale and mscale_all_dim:
-        return magnitude(mscale) / magnitude(mscale_all_dim)
-    return magnitude(1.0)
+        return _yarn_magnitude(factor, mscale) / _yarn_magnitude(factor, mscale_all_dim)
+    return _yarn_magnitude(factor, 1.0)
+
+
+def _yarn_magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def _read_longrope(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:

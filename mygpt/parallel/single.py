@@ -49,13 +49,22 @@ def pick_precision(precision: str | None, device: torch.device, model: nn.Module
     return "bf16-true" if native and not small else "32-true"
 
 
+# Small, and of an effect that rounding would change: which experts are chosen.
+KEPT_IN_FLOAT32 = (".router.correction",)
+
+
 def mover(device: torch.device, dtype: torch.dtype) -> Place:
     """Cast and move. On the CPU a tensor of the right dtype stays where it is: mapped from the file."""
-    return lambda name, tensor: tensor.to(device=device, dtype=dtype)
+    return lambda name, tensor: tensor.to(
+        device=device, dtype=torch.float32 if name.endswith(KEPT_IN_FLOAT32) else dtype
+    )
 
 
 def allocate_cache(model: GPT, batch_size: int, slots: int) -> KVCache:
     """An empty cache beside the model's weights."""
     weight, config = model.embed.weight, model.config
-    shapes = [LayerShape(config.n_kv_heads, config.head_dim, window) for window in config.windows]
+    if (latent := config.latent) is not None:
+        shapes = [LayerShape(1, latent.rank + latent.rotated_dim, value_dim=0)] * config.n_layers
+    else:
+        shapes = [LayerShape(config.n_kv_heads, config.head_dim, window) for window in config.windows]
     return KVCache(shapes, batch_size, slots, [weight.device] * len(shapes), weight.dtype)

@@ -46,6 +46,11 @@ class Variant:
         with torch.no_grad():
             for parameter in model.parameters():  # biases and norms too, which start as 0 and 1
                 parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim == 1 else 0.05))
+            for name, buffer in model.named_buffers():
+                if (
+                    name in model.state_dict()
+                ):  # a weight that is not trained by gradients: a router's correction
+                    buffer.add_(torch.randn_like(buffer) * 0.1)
         model.save_pretrained(folder)
         return model
 

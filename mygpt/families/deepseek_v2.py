@@ -1,0 +1,41 @@
+"""DeepSeek-V2 (arXiv:2405.04434): latent attention; experts of a few groups, and shared ones."""
+
+from dataclasses import replace
+
+from mygpt.config import Config
+from mygpt.families import latent_fields, llama
+from mygpt.families.base import Family
+from mygpt.families.fields import Fields
+
+_DEFAULTS = {
+    "first_k_dense_replace": 0,
+    "moe_intermediate_size": 1407,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
+}
+
+
+def _read_config(fields: Fields) -> Config:
+    fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
+    latent_fields.require(fields, "scoring_func", "softmax")
+    method = latent_fields.require(fields, "topk_method", "greedy", "group_limited_greedy")
+    # No published file has these: DeepSeek's own code and transformers do different things with them.
+    for key in ("norm_topk_prob", "mlp_bias"):
+        if fields.flag(key, False):
+            raise fields.error(key, "false")
+    config = latent_fields.read_latent(fields)
+    grouped = method == "group_limited_greedy"
+    moe = latent_fields.read_deepseek_moe(fields, config.n_layers, "grouped_softmax", grouped=grouped)
+    return replace(config, moe=moe)
+
+
+FAMILY = Family(
+    model_type="deepseek_v2",
+    summary="DeepSeek-V2, V2-Lite, V2.5, Coder-V2",
+    examples=("deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct"),
+    read_config=_read_config,
+    names=latent_fields.NAMES,
+    skipped=llama.SKIPPED,
+)

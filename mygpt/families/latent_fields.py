@@ -1,0 +1,139 @@
+"""The latent attention and the experts of DeepSeek's configurations, and the names of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mygpt.config import Config, LatentConfig, MoEConfig, RouterType
+from mygpt.errors import InputError
+from mygpt.families import llama, moe_fields
+from mygpt.families.base import Split
+from mygpt.families.fields import Fields
+from mygpt.families.rope_fields import yarn_score_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def read_latent(fields: Fields) -> Config:
+    """The configuration of a model of latent attention, but for its experts."""
+    latent = LatentConfig(
+        rank=fields.integer("kv_lora_rank", 512),
+        plain_dim=fields.integer("qk_nope_head_dim", 128),
+        rotated_dim=fields.integer("qk_rope_head_dim", 64),
+        value_dim=fields.integer("v_head_dim", 128),
+        query_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: none
+        interleaved=fields.flag("rope_interleave", True),
+    )
+    n_heads = fields.integer("num_attention_heads")
+    if fields.integer("num_key_value_heads", n_heads) != n_heads:
+        raise fields.error("num_key_value_heads", f"'num_attention_heads' ({n_heads})")
+    # All of Llama's head is rotated; here it is a part of the head.
+    config = llama.read_llama(Fields({**fields.raw, "head_dim": latent.rotated_dim}, fields.source))
+    if config.rope.dim != latent.rotated_dim:
+        raise InputError(f"{fields.source}: 'partial_rotary_factor' is not supported with latent attention")
+    head_dim = latent.plain_dim + latent.rotated_dim
+    scale = head_dim**-0.5 * yarn_score_factor(fields, config.rope)
+    return replace(config, head_dim=head_dim, latent=latent, attention_scale=scale, mlp_bias=False)
+
+
+def read_deepseek_moe(
+    fields: Fields, n_layers: int, router: RouterType, *, grouped: bool, per_token: int | None = None
+) -> MoEConfig:
+    """The experts of DeepSeek's configurations, whose numbers the family gives defaults for."""
+    n_experts, n_chosen = moe_fields.read_experts(fields, "n_routed_experts", per_token=per_token)
+    n_groups, n_groups_chosen = _read_groups(fields, n_experts, n_chosen) if grouped else (1, 1)
+    dense, step = fields.get("first_k_dense_replace"), fields.integer("moe_layer_freq", 1)
+    if type(dense) is not int or dense < 0:
+        raise fields.error("first_k_dense_replace", "a number of layers")
+    width = fields.integer("moe_intermediate_size")
+    return MoEConfig(
+        n_experts=n_experts,
+        n_experts_per_token=n_chosen,
+        intermediate_size=width,
+        norm_topk_prob=fields.flag("norm_topk_prob"),
+        layers=tuple(i for i in range(dense, n_layers) if i % step == 0),
+        shared_intermediate_size=fields.integer("n_shared_experts") * width,
+        shared_gate=False,
+        router=router,
+        n_groups=n_groups,
+        n_groups_chosen=n_groups_chosen,
+        weights_scale=fields.number("routed_scaling_factor"),
+    )
+
+
+def _read_groups(fields: Fields, n_experts: int, n_chosen: int) -> tuple[int, int]:
+    n_groups, n_groups_chosen = fields.integer("n_group"), fields.integer("topk_group")
+    if n_experts % n_groups:
+        raise fields.error("n_group", f"a divisor of 'n_routed_experts' ({n_experts})")
+    size = n_experts // n_groups
+    if n_groups_chosen > n_groups or n_groups_chosen * size < n_chosen:
+        raise fields.error(
+            "topk_group",
+            f"at most 'n_group' ({n_groups}), and enough for 'num_experts_per_tok' ({n_chosen}), {size} experts each",
+        )
+    return n_groups, n_groups_chosen
+
+
+def require(fields: Fields, key: str, *known: str) -> str:
+    """The value of a key, which is the first of `known` by default.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    value = fields.get(key, known[0])
+    if value not in known:
+        raise fields.error(key, " or ".join(map(repr, known)))
+    return str(value)
+
+
+def split_queries(tensor: Tensor, config: Config) -> tuple[Tensor]:
+    """(heads of plain then rotated rows, …) with the rotated rows as `rotate` takes them."""
+    return _by_halves(tensor, config, config.head_dim)
+
+
+def split_latent(tensor: Tensor, config: Config) -> tuple[Tensor]:
+    """(latent rows, then rotated ones of the key, …), which may be a bias, as `split_queries`."""
+    assert config.latent is not None
+    return _by_halves(tensor, config, config.latent.rank + config.latent.rotated_dim)
+
+
+def _by_halves(tensor: Tensor, config: Config, size: int) -> tuple[Tensor]:
+    """The last rows of each `size`, those of pairs that are rotated: all first ones, then all second ones."""
+    assert config.latent is not None
+    if not config.latent.interleaved:
+        return (tensor,)
+    heads = tensor.clone().view(-1, size, *tensor.shape[1:])
+    rotated = heads[:, -config.latent.rotated_dim :]
+    rotated.copy_(rotated.reshape(len(heads), -1, 2, *tensor.shape[1:]).transpose(1, 2).flatten(1, 2))
+    return (heads.flatten(0, 1),)
+
+
+def split_keys_values(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """(heads of plain key then value rows, latent) to all heads' keys and all values."""
+    assert config.latent is not None
+    heads = tensor.view(config.n_heads, -1, tensor.shape[1])
+    plain = config.latent.plain_dim
+    return heads[:, :plain].flatten(0, 1), heads[:, plain:].flatten(0, 1)
+
+
+_ATTENTION, _SHARED = "layers.{i}.attention", "layers.{i}.mlp.shared"
+NAMES: dict[str, str | Split] = {
+    **llama.NAMES,
+    **moe_fields.NAMES,
+    "model.layers.{i}.self_attn.q_proj.{p}": Split((f"{_ATTENTION}.q.{{p}}",), split_queries),
+    "model.layers.{i}.self_attn.q_a_proj.{p}": f"{_ATTENTION}.q.down.{{p}}",
+    "model.layers.{i}.self_attn.q_a_layernorm.weight": f"{_ATTENTION}.q.norm.weight",
+    "model.layers.{i}.self_attn.q_b_proj.weight": Split((f"{_ATTENTION}.q.up.weight",), split_queries),
+    "model.layers.{i}.self_attn.kv_a_proj_with_mqa.{p}": Split(
+        (f"{_ATTENTION}.kv_down.{{p}}",), split_latent
+    ),
+    "model.layers.{i}.self_attn.kv_a_layernorm.weight": f"{_ATTENTION}.kv_norm.weight",
+    "model.layers.{i}.self_attn.kv_b_proj.weight": Split(
+        (f"{_ATTENTION}.key_up.weight", f"{_ATTENTION}.value_up.weight"), split_keys_values
+    ),
+    "model.layers.{i}.mlp.shared_experts.gate_proj.weight": f"{_SHARED}.gate.weight",
+    "model.layers.{i}.mlp.shared_experts.up_proj.weight": f"{_SHARED}.up.weight",
+    "model.layers.{i}.mlp.shared_experts.down_proj.weight": f"{_SHARED}.down.weight",
+}

@@ -1,0 +1,111 @@
+"""Attention over latents (multi-head latent attention, DeepSeek-V2, arXiv:2405.04434, section 2.1).
+
+Shapes: B sequences, T tokens, S tokens to attend to, C hidden size, H heads, L dimensions of a latent; a head's
+keys have N plain and R rotated dimensions, its values D. Head counts come from the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mygpt.attention import attend
+from mygpt.cache import LayerCache
+from mygpt.config import Config
+from mygpt.context import Context, Mask
+from mygpt.linear import Linear
+from mygpt.rope import rotate
+
+
+class LatentAttention(nn.Module):
+    """Keys and values of all heads are projections of one latent per token: it alone is cached, L + R numbers.
+
+    x ─┬─ q ──────────────────────────────────────────────── attention ─ output
+       └─ kv_down ─┬─ norm ─ latent ─┬─ key_up ─ plain keys ───┤
+                   │                 └─ value_up ─ values ─────┤
+                   └─ rotation ─ the rotated key of all heads ─┘
+    """
+
+    def __init__(self, config: Config, index: int) -> None:
+        super().__init__()
+        assert config.latent is not None
+        assert config.attention_scale is not None, "the usual scale depends on a width that latents have not"
+        latent, heads, bias = config.latent, config.n_heads, config.attention_bias
+        self.latent = latent
+        self.scale = config.attention_scale
+        self.window = config.windows[index]
+        self.q = make_query_projection(config)
+        self.kv_down = Linear(config.hidden_size, latent.rank + latent.rotated_dim, bias=bias)
+        self.kv_norm = nn.RMSNorm(latent.rank, eps=latent.norm_eps)
+        self.key_up = Linear(latent.rank, heads * latent.plain_dim, bias=False)
+        self.value_up = Linear(latent.rank, heads * latent.value_dim, bias=False)
+        self.output = Linear(heads * latent.value_dim, config.hidden_size, config.attention_output_bias)
+
+    def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+        """x (B, T, C) to the same shape."""
+        plain, rotated = self.latent.plain_dim, self.latent.rotated_dim
+        q, q_turned = self.q(x).unflatten(-1, (-1, plain + rotated)).split((plain, rotated), dim=-1)
+        kv, k_turned = self.kv_down(x).unsqueeze(2).split((self.latent.rank, rotated), dim=-1)
+        turned = rotate(
+            torch.cat((q_turned, k_turned), dim=2), *context.rotary
+        )  # together: half the operations
+        q_turned, k_turned = turned[:, :, :-1], turned[:, :, -1:]
+        kept = torch.cat((self.kv_norm(kv), k_turned), dim=-1).transpose(1, 2)
+        if cache is not None:
+            kept, _ = cache.update(kept, kept[..., :0], context)
+        form = self._attend_latents if x.shape[1] == 1 else self._attend_expanded
+        output: Tensor = self.output(form(q, q_turned, kept, context.masks[self.window]).flatten(2))
+        return output
+
+    def _attend_expanded(self, q: Tensor, q_turned: Tensor, kept: Tensor, mask: Mask) -> Tensor:
+        """Queries (B, T, H, N) and (B, T, H, R) over keys and values made from `kept` (B, 1, S, L + R).
+
+        For many tokens: a product is over N + R and D dimensions, in place of L + R and L.
+        """
+        rank = self.latent.rank
+        latents, k_turned = kept[:, 0, :, :rank], kept[..., rank:]
+        k = self.key_up(latents).unflatten(-1, (-1, self.latent.plain_dim)).transpose(1, 2)
+        v = self.value_up(latents).unflatten(-1, (-1, self.latent.value_dim)).transpose(1, 2)
+        k = torch.cat((k, k_turned.expand(-1, k.shape[1], -1, -1)), dim=-1)
+        return attend(torch.cat((q, q_turned), dim=-1), k, v, mask, self.scale)
+
+    def _attend_latents(self, q: Tensor, q_turned: Tensor, kept: Tensor, mask: Mask) -> Tensor:
+        """As `_attend_expanded`, over the latents themselves, as one key-value head. For a single token (T = 1).
+
+        q (key_up latent) = (q key_up) latent, and sum(weight (value_up latent)) = value_up sum(weight latent): no
+        cached token is ever expanded.
+        """
+        latent = self.latent
+        key_up = self.key_up.weight.view(-1, latent.plain_dim, latent.rank)  # (H, N, L)
+        value_up = self.value_up.weight.view(-1, latent.value_dim, latent.rank)  # (H, D, L)
+        q = torch.bmm(q.squeeze(1).transpose(0, 1), key_up).transpose(0, 1).unsqueeze(1)  # (B, 1, H, L)
+        q = torch.cat((q, q_turned), dim=-1)
+        y = attend(q, kept, kept[..., : latent.rank], mask, self.scale)  # (B, 1, H, L)
+        y = torch.bmm(y.squeeze(1).transpose(0, 1), value_up.transpose(1, 2))
+        return y.transpose(0, 1).unsqueeze(1)
+
+
+class LowRankLinear(nn.Module):
+    """up(norm(down(x))): a projection through few dimensions."""
+
+    def __init__(self, width: int, rank: int, rows: int, *, bias: bool, norm_eps: float) -> None:
+        super().__init__()
+        self.down = Linear(width, rank, bias=bias)
+        self.norm = nn.RMSNorm(rank, eps=norm_eps)
+        self.up = Linear(rank, rows, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, width) to (…, rows)."""
+        y: Tensor = self.up(self.norm(self.down(x)))
+        return y
+
+
+def make_query_projection(config: Config) -> nn.Module:
+    """From the hidden size to all heads' queries, directly or through fewer dimensions."""
+    latent = config.latent
+    assert latent is not None
+    rows = config.n_heads * (latent.plain_dim + latent.rotated_dim)
+    if not latent.query_rank:
+        return Linear(config.hidden_size, rows, bias=False)
+    bias, norm_eps = config.attention_bias, latent.norm_eps
+    return LowRankLinear(config.hidden_size, latent.query_rank, rows, bias=bias, norm_eps=norm_eps)
