@@ -34,6 +34,7 @@ class Attention(nn.Module):
             config.hidden_size, {"q": queries, "k": keys, "v": keys}, bias=config.attention_bias
         )
         self.qk_norm = QKNorm(config) if config.qk_norm != "none" else None
+        self.sinks = nn.Parameter(torch.empty(config.n_heads)) if config.attention_sinks else None
         self.output = Linear(queries, config.hidden_size, bias=config.attention_output_bias)
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
@@ -54,7 +55,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.update(k, v, context)
         mask = context.masks[self.window]
-        if self.softcap is None:
+        if self.sinks is not None:
+            y = attend_with_sinks(q, k, v, mask, self.scale, self.sinks)
+        elif self.softcap is None:
             y = attend(q, k, v, mask, self.scale)
         else:
             y = attend_softcapped(q, k, v, mask, self.scale, self.softcap)
@@ -109,16 +112,41 @@ def attend_softcapped(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, softcap: float
 ) -> Tensor:
     """As `attend`, with scores held within softcap by tanh (arXiv:2408.00118), which no fused kernel here does."""
-    batch_size, new, heads, head_dim = q.shape
-    kv_heads = k.shape[1]
-    grouped = q.view(batch_size, new, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)  # (B, K, H / K, T, D)
-    scores = grouped @ k.unsqueeze(2).transpose(-1, -2) * (head_dim**-0.5 if scale is None else scale)
-    scores = softcap * (scores / softcap).tanh()
+    scores = _scores(q, k, scale)
+    scores = _masked(softcap * (scores / softcap).tanh(), mask)
+    return _weighted(scores.softmax(-1, dtype=torch.float32), v)
+
+
+def attend_with_sinks(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, sinks: Tensor
+) -> Tensor:
+    """As `attend`, with a score per query head, `sinks` (H,), that joins the softmax and brings no value.
+
+    The sink's weight goes to no token, so those of the tokens sum to less than 1 (arXiv:2508.10925).
+    """
+    scores = _masked(_scores(q, k, scale), mask)
+    sink = sinks.view(1, k.shape[1], -1, 1, 1).expand(*scores.shape[:-1], 1)
+    weights = torch.cat((scores, sink), dim=-1).softmax(-1, dtype=torch.float32)
+    return _weighted(weights[..., :-1], v)
+
+
+def _scores(q: Tensor, k: Tensor, scale: float | None) -> Tensor:
+    """scale q k^T, grouped by key-value head: (B, K, H / K, T, S)."""
+    batch_size, new, _, head_dim = q.shape
+    grouped = q.view(batch_size, new, k.shape[1], -1, head_dim).permute(0, 2, 3, 1, 4)  # (B, K, H / K, T, D)
+    return grouped @ k.unsqueeze(2).transpose(-1, -2) * (head_dim**-0.5 if scale is None else scale)
+
+
+def _masked(scores: Tensor, mask: Mask) -> Tensor:
+    """Grouped scores, minus infinity where the query must not look."""
     allowed = mask.allowed
     if mask.causal:
-        allowed = torch.ones(new, new, dtype=torch.bool, device=q.device).tril()[None, None]
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed.unsqueeze(2), -torch.inf)
-    weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
-    y: Tensor = weights @ v.unsqueeze(2)
-    return y.permute(0, 3, 1, 2, 4).reshape(batch_size, new, heads, head_dim)
+        new = scores.shape[-2]
+        allowed = torch.ones(new, new, dtype=torch.bool, device=scores.device).tril()[None, None]
+    return scores if allowed is None else scores.masked_fill(~allowed.unsqueeze(2), -torch.inf)
+
+
+def _weighted(weights: Tensor, v: Tensor) -> Tensor:
+    """The values (B, K, S, D) by grouped weights (B, K, H / K, T, S): (B, T, H, D)."""
+    y = weights.to(v.dtype) @ v.unsqueeze(2)
+    return y.permute(0, 3, 1, 2, 4).flatten(2, 3)

@@ -43,6 +43,15 @@ class MoEConfig:
     norm_topk_prob: bool  # the chosen experts' weights sum to 1
     layers: tuple[int, ...]  # which have experts; the others have the dense MLP
     shared_intermediate_size: int = 0  # width of an expert that every token runs through, gated; 0: none
+    router_bias: bool = False
+
+
+@dataclass(frozen=True)
+class ClampedSwiGLU:
+    """(clamp(up) + 1) * gate * sigmoid(alpha * gate), with gate at most `limit` and up within plus and minus it."""
+
+    limit: float
+    alpha: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Config:
     mlp: Literal["gated", "plain"] = "gated"
     moe: MoEConfig | None = None  # in place of the MLP, in the layers that it names
     activation: Activation = "silu"
+    clamped_swiglu: ClampedSwiGLU | None = None  # in place of the gated MLP's activation and product
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
@@ -74,6 +84,9 @@ class Config:
     )
     clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
     attention_softcap: float | None = None  # scores are held within it by tanh
+    attention_sinks: bool = (
+        False  # a learned score per query head joins the softmax, and takes its share to nowhere
+    )
     attention_bias: bool = False  # of query, key and value
     attention_output_bias: bool = False
     mlp_bias: bool = False

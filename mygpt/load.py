@@ -9,9 +9,10 @@ import torch
 
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.errors import InputError
-from mygpt.families import check_folder, read_config
+from mygpt.families import check_folder, quantization_method, read_config
 from mygpt.hub import resolve
 from mygpt.model import GPT
+from mygpt.mxfp4 import dequantized
 from mygpt.options import LoadOptions
 from mygpt.parallel.single import DTYPES, mover, pick_device, pick_precision
 from mygpt.prompts import Prompter
@@ -65,7 +66,10 @@ def build(checkpoint: Checkpoint, device: torch.device, precision: str | None) -
         model = GPT(config)
     precision = pick_precision(precision, device, model)
     place = mover(device, DTYPES[precision])
-    fill(model, translated(checkpoint.tensors(), family, config), place, source)
+    tensors = checkpoint.tensors()
+    if quantization_method(checkpoint.config) == "mxfp4":
+        tensors = dequantized(tensors, device)
+    fill(model, translated(tensors, family, config), place, source)
     for buffer in (model.rope, model.window_rope):
         if buffer is not None:
             buffer.to(device)

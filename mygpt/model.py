@@ -15,7 +15,7 @@ from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Config, Residual
 from mygpt.context import Context, make_masks
 from mygpt.linear import Embedding, Linear, linear
-from mygpt.mlp import MLP, GatedMLP
+from mygpt.mlp import MLP, make_gated_mlp
 from mygpt.moe import MoE
 from mygpt.norm import make_norm
 from mygpt.rope import RotaryEmbedding
@@ -206,4 +206,4 @@ def make_mlp(config: Config, index: int) -> nn.Module:
     """The kind of MLP that the configuration asks for in a layer."""
     if config.moe is not None and index in config.moe.layers:
         return MoE(config, config.moe)
-    return GatedMLP(config) if config.mlp == "gated" else MLP(config)
+    return make_gated_mlp(config) if config.mlp == "gated" else MLP(config)

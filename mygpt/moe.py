@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mygpt.config import Config, MoEConfig
 from mygpt.linear import Linear
-from mygpt.mlp import GatedMLP
+from mygpt.mlp import GatedMLP, make_gated_mlp
 
 
 class MoE(nn.Module):
@@ -22,8 +22,10 @@ class MoE(nn.Module):
         super().__init__()
         self.n_chosen = moe.n_experts_per_token
         self.norm_weights = moe.norm_topk_prob
-        self.router = Linear(config.hidden_size, moe.n_experts, bias=False)
-        self.experts = nn.ModuleList(GatedMLP(config, moe.intermediate_size) for _ in range(moe.n_experts))
+        self.router = Linear(config.hidden_size, moe.n_experts, bias=moe.router_bias)
+        self.experts = nn.ModuleList(
+            make_gated_mlp(config, moe.intermediate_size) for _ in range(moe.n_experts)
+        )
         self.shared = SharedExpert(config, moe) if moe.shared_intermediate_size else None
 
     def forward(self, x: Tensor) -> Tensor:

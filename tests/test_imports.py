@@ -19,7 +19,7 @@ LAYERS = [
     {"cache"},
     {"tokenizer", "tokenizer_files", "prompts"},
     {"weight_index"},
-    {"weight_files", "checkpoint", "write", "gguf_checkpoint", "gguf_header", "gguf_tokenizer"},
+    {"weight_files", "checkpoint", "write", "gguf_checkpoint", "gguf_header", "gguf_tokenizer", "mxfp4"},
     {"hub", "hub_files", "hub_errors", "hub_resume", "default_model"},
     {"families"},
     {"mlp", "attention"},

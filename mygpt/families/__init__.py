@@ -37,13 +37,18 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
         raise InputError(
             f"{source}: the model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
-    if quantization := raw.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    family = FAMILIES[model_type]
+    if (method := quantization_method(raw)) not in (None, *family.quantizations):
         raise InputError(
             f"{source}: weights quantized with {method!r} are not supported yet; use an unquantized one"
         )
-    family = FAMILIES[model_type]
     return family, family.read_config(Fields(raw, source))
+
+
+def quantization_method(raw: Mapping[str, Any]) -> Any:
+    """The `quant_method` of a parsed `config.json`, None where its weights are not quantized."""
+    quantization = raw.get("quantization_config") or None
+    return quantization.get("quant_method", "?") if isinstance(quantization, dict) else quantization
 
 
 def check_folder(folder: Path) -> None:

@@ -35,7 +35,7 @@ class Family:
 
     `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{e}`
     an expert's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may hold and the
-    model does not need.
+    model does not need. `quantizations` are the `quant_method`s of `config.json` that are dequantized on load.
     """
 
     model_type: str
@@ -44,6 +44,7 @@ class Family:
     read_config: Callable[[Fields], Config]
     names: Mapping[str, str | Split]
     skipped: tuple[str, ...] = ()
+    quantizations: tuple[str, ...] = ()
     _patterns: dict[re.Pattern[str], str | Split | None] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

@@ -66,6 +66,8 @@ def test_the_context_that_a_rope_type_gives(rope: dict[str, Any], context: int) 
         ),
         ("falcon", {"alibi": True}, "'alibi'"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
+        ("llama", {"quantization_config": {"quant_method": "mxfp4"}}, "'mxfp4'"),  # gpt-oss's alone
+        ("gpt_oss", {"num_local_experts": 4, "quantization_config": {"bits": 4}}, "quantized with '\\?'"),
         ("mamba", {}, "'mamba' is not supported; supported are .*falcon.*llama"),
     ],
 )
@@ -89,3 +91,36 @@ def test_gemma3_rotates_its_two_kinds_of_layers_differently_in_both_spellings() 
     assert (old.rope.type, old.rope.theta) == ("linear", 900.0)
     assert old.window_rope is not None
     assert (old.window_rope.type, old.window_rope.theta) == ("default", 70.0)
+
+
+def test_gpt_oss_in_the_hubs_spelling_is_what_its_missing_keys_default_to() -> None:
+    yarn = {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    }
+    sizes = {"num_attention_heads": 8, "num_local_experts": 32, "max_position_embeddings": 131072}
+    said = {
+        "attention_bias": True,
+        "experts_per_token": 4,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "initial_context_length": 4096,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "num_experts_per_tok": 4,
+        "num_key_value_heads": 8,
+        "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": yarn,
+        "rope_theta": 150000,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+    }
+    hub = config("gpt_oss", **sizes, **said)
+    assert hub == config("gpt_oss", **sizes)
+    assert (hub.windows, hub.rope.truncate, hub.rope.theta) == ((128, 0), False, 150_000.0)
+    assert (hub.context_length, hub.head_dim) == (131072, 64)

@@ -15,7 +15,8 @@ LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW)
 
 
 @pytest.fixture(
-    scope="module", params=["mistral-window", "mistral-window-of-one", "qwen3-upper-window", "gemma2"]
+    scope="module",
+    params=["mistral-window", "mistral-window-of-one", "qwen3-upper-window", "gemma2", "gpt-oss"],
 )
 def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LLM:
     folder: Path = tmp_path_factory.mktemp(request.param)
