@@ -84,9 +84,7 @@ class Config:
     )
     clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
     attention_softcap: float | None = None  # scores are held within it by tanh
-    attention_sinks: bool = (
-        False  # a learned score per query head joins the softmax, and takes its share to nowhere
-    )
+    attention_sinks: bool = False  # a learned score per query head joins the softmax
     attention_bias: bool = False  # of query, key and value
     attention_output_bias: bool = False
     mlp_bias: bool = False
