@@ -34,6 +34,7 @@ class Attention(nn.Module):
             config.hidden_size, {"q": queries, "k": keys, "v": keys}, bias=config.attention_bias
         )
         self.qk_norm = _make_qk_norm(config)
+        self.sinks = nn.Parameter(torch.empty(config.n_heads)) if config.attention_sinks else None
         self.output = Linear(queries, config.hidden_size, bias=config.attention_output_bias)
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
@@ -56,7 +57,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.update(k, v, context)
         mask = context.masks[self.window]
-        if self.softcap is None:
+        if self.sinks is not None:
+            y = attend_with_sinks(q, k, v, mask, self.scale, self.sinks)
+        elif self.softcap is None:
             y = attend(q, k, v, mask, self.scale)
         else:
             y = attend_softcapped(q, k, v, mask, self.scale, self.softcap)
@@ -145,16 +148,69 @@ def attend_softcapped(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, softcap: float
 ) -> Tensor:
     """As `attend`, with scores held within softcap by tanh (arXiv:2408.00118), which no fused kernel here does."""
+    scores = _scores(q, k, scale)
+    scores = _masked(softcap * (scores / softcap).tanh(), mask)
+    return _weighted(scores.softmax(-1, dtype=torch.float32), v)
+
+
+def attend_with_sinks(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, sinks: Tensor
+) -> Tensor:
+    """As `attend`, with a score per query head, `sinks` (H,), that joins the softmax and brings no value.
+
+    The sink's weight goes to no token, so those of the tokens sum to less than 1 (arXiv:2508.10925).
+    """
+    if q.shape[1] > 1:
+        return _attend_with_sink_key(q, k, v, mask, scale, sinks)
+    scores = _masked(_scores(q, k, scale), mask)
+    sink = sinks.view(1, k.shape[1], -1, 1, 1).expand(*scores.shape[:-1], 1)
+    weights = torch.cat((scores, sink), dim=-1).softmax(-1, dtype=torch.float32)
+    return _weighted(weights[..., :-1], v)
+
+
+def _attend_with_sink_key(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float | None, sinks: Tensor
+) -> Tensor:
+    """The same by a fused kernel: for many queries several times as fast, for one it would copy the cache.
+
+    The sink is one more key, whose value is 0. It is 1 in one more dimension, where each query holds its head's
+    sink; 7 more of nothing, because kernels want a multiple of 8.
+    """
+    batch_size, new, heads, head_dim = q.shape
+    scale = head_dim**-0.5 if scale is None else scale
+    q = torch.cat((q, (sinks / scale).view(1, 1, heads, 1).expand(batch_size, new, heads, 1)), dim=-1)
+    q, k, v = F.pad(q, (0, 7)), F.pad(k, (0, 8, 0, 1)), F.pad(v, (0, 8, 0, 1))
+    k[:, :, -1, head_dim] = 1
+    allowed = _allowed(mask, new, q.device)
+    if allowed is not None:
+        allowed = F.pad(allowed, (0, 1), value=True)
+    return attend(q, k, v, Mask(allowed), scale)[..., :head_dim]
+
+
+def _scores(q: Tensor, k: Tensor, scale: float | None) -> Tensor:
+    """scale q k^T, grouped by key-value head: (B, K, H / K, T, S)."""
     batch_size, new, heads, head_dim = q.shape
     kv_heads = k.shape[1]
-    grouped = q.view(batch_size, new, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)  # (B, K, H / K, T, D)
-    scores = grouped @ k.unsqueeze(2).transpose(-1, -2) * (head_dim**-0.5 if scale is None else scale)
-    scores = softcap * (scores / softcap).tanh()
-    allowed = mask.allowed
+    # As in `attend`, the query heads of a group stand as if they were tokens: no key is repeated.
+    rows = q.view(batch_size, new, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    scores = rows @ k.transpose(-1, -2) * (head_dim**-0.5 if scale is None else scale)
+    return scores.view(batch_size, kv_heads, heads // kv_heads, new, -1)
+
+
+def _masked(scores: Tensor, mask: Mask) -> Tensor:
+    """Grouped scores, minus infinity where the query must not look."""
+    allowed = _allowed(mask, scores.shape[-2], scores.device)
+    return scores if allowed is None else scores.masked_fill(~allowed.unsqueeze(2), -torch.inf)
+
+
+def _allowed(mask: Mask, new: int, device: torch.device) -> Tensor | None:
+    """What each of `new` queries may see, written out: (B, 1, T, S), None for all."""
     if mask.causal:
-        allowed = torch.ones(new, new, dtype=torch.bool, device=q.device).tril()[None, None]
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed.unsqueeze(2), -torch.inf)
-    weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
-    y: Tensor = weights @ v.unsqueeze(2)
-    return y.permute(0, 3, 1, 2, 4).reshape(batch_size, new, heads, head_dim)
+        return torch.ones(new, new, dtype=torch.bool, device=device).tril()[None, None]
+    return mask.allowed
+
+
+def _weighted(weights: Tensor, v: Tensor) -> Tensor:
+    """The values (B, K, S, D) by grouped weights (B, K, H / K, T, S): (B, T, H, D)."""
+    y = weights.to(v.dtype).flatten(2, 3) @ v
+    return y.view(*weights.shape[:-1], -1).permute(0, 3, 1, 2, 4).flatten(2, 3)

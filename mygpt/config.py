@@ -54,6 +54,7 @@ class MoEConfig:
     shared_intermediate_size: int = 0  # width of an expert that every token runs through; 0: none
     shared_gate: bool = True  # each token scales what the shared expert adds
     router: RouterType = "softmax"
+    router_bias: bool = False
     n_groups: int = 1  # grouped_softmax, sigmoid: of the experts, equal in size
     n_groups_chosen: int = 1  # grouped_softmax, sigmoid: a token's experts are of so many groups
     weights_scale: float = 1.0  # grouped_softmax, sigmoid: multiplies the chosen experts' weights
@@ -70,6 +71,14 @@ class LatentConfig:
     query_rank: int = 0  # dimensions that queries are projected through; 0: they are projected directly
     norm_eps: float = 1e-6  # of the latents' norms
     interleaved: bool = True  # in the file, the two rows of a rotated pair stand side by side
+
+
+@dataclass(frozen=True)
+class ClampedSwiGLU:
+    """(clamp(up) + 1) * gate * sigmoid(alpha * gate), with gate at most `limit` and up within plus and minus it."""
+
+    limit: float
+    alpha: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Config:
     moe: MoEConfig | None = None  # in place of the MLP, in the layers that it names
     latent: LatentConfig | None = None  # attention is over latents
     activation: Activation = "silu"
+    clamped_swiglu: ClampedSwiGLU | None = None  # in place of the gated MLP's activation and product
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
     layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
@@ -103,6 +113,7 @@ class Config:
     clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
     attention_softcap: float | None = None  # scores are held within it by tanh
     query_scaling: QueryScaling | None = None  # by the tokens' places
+    attention_sinks: bool = False  # a learned score per query head joins the softmax
     attention_bias: bool = False  # of query, key and value
     attention_output_bias: bool = False
     mlp_bias: bool = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mygpt import fp8
+from mygpt import fp8, mxfp4
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.errors import InputError
 from mygpt.families import check_folder, quantization_method, read_config
@@ -19,7 +19,7 @@ from mygpt.prompts import Prompter
 from mygpt.weights import fill, translated
 
 # By `quant_method`: streams of stored numbers to streams of weights.
-DEQUANTIZERS = {"fp8": fp8.dequantized}
+DEQUANTIZERS = {"fp8": fp8.dequantized, "mxfp4": mxfp4.dequantized}
 
 
 @dataclass(frozen=True)

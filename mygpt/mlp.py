@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mygpt.config import Activation, Config
+from mygpt.config import Activation, ClampedSwiGLU, Config
 from mygpt.linear import FusedLinear, Linear
 
 
@@ -26,6 +26,28 @@ class GatedMLP(nn.Module):
         gate, up = self.gate_up.split(self.gate_up(x))
         y: Tensor = self.down(self.activation(gate) * up)
         return y
+
+
+class ClampedGatedMLP(GatedMLP):
+    """down of a gated product whose factors are held within limits: gpt-oss's SwiGLU (arXiv:2508.10925)."""
+
+    def __init__(self, config: Config, swiglu: ClampedSwiGLU, width: int | None = None) -> None:
+        super().__init__(config, width)
+        self.swiglu = swiglu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, C) to the same shape."""
+        gate, up = self.gate_up.split(self.gate_up(x))
+        limit, alpha = self.swiglu.limit, self.swiglu.alpha
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+        y: Tensor = self.down((up + 1) * gate * (alpha * gate).sigmoid())
+        return y
+
+
+def make_gated_mlp(config: Config, width: int | None = None) -> GatedMLP:
+    """The kind of gated MLP that the configuration asks for, as wide as `intermediate_size` or otherwise."""
+    swiglu = config.clamped_swiglu
+    return GatedMLP(config, width) if swiglu is None else ClampedGatedMLP(config, swiglu, width)
 
 
 class MLP(nn.Module):

@@ -16,7 +16,7 @@ from mygpt.config import Config, Residual
 from mygpt.context import Context, make_masks, query_scales
 from mygpt.latent_attention import LatentAttention
 from mygpt.linear import Embedding, Linear, linear
-from mygpt.mlp import MLP, GatedMLP
+from mygpt.mlp import MLP, make_gated_mlp
 from mygpt.moe import MoE
 from mygpt.norm import make_norm
 from mygpt.rope import RotaryEmbedding
@@ -220,4 +220,4 @@ def make_mlp(config: Config, index: int) -> nn.Module:
     """The kind of MLP that the configuration asks for in a layer."""
     if config.moe is not None and index in config.moe.layers:
         return MoE(config, config.moe)
-    return GatedMLP(config) if config.mlp == "gated" else MLP(config)
+    return make_gated_mlp(config) if config.mlp == "gated" else MLP(config)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mygpt.config import Config, MoEConfig
 from mygpt.linear import Linear
-from mygpt.mlp import GatedMLP
+from mygpt.mlp import GatedMLP, make_gated_mlp
 from mygpt.router import ROUTERS
 
 
@@ -23,7 +23,9 @@ class MoE(nn.Module):
         super().__init__()
         self.n_chosen = moe.n_experts_per_token
         self.router = ROUTERS[moe.router](config, moe)
-        self.experts = nn.ModuleList(GatedMLP(config, moe.intermediate_size) for _ in range(moe.n_experts))
+        self.experts = nn.ModuleList(
+            make_gated_mlp(config, moe.intermediate_size) for _ in range(moe.n_experts)
+        )
         self.shared = make_shared_expert(config, moe) if moe.shared_intermediate_size else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class SoftmaxRouter(Linear):
     """The experts of the largest shares in a softmax over all (arXiv:2401.04088); it is taken in float32."""
 
     def __init__(self, config: Config, moe: MoEConfig) -> None:
-        super().__init__(config.hidden_size, moe.n_experts, bias=False)
+        super().__init__(config.hidden_size, moe.n_experts, bias=moe.router_bias)
         self.moe = moe
 
     def choose(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,6 +73,13 @@ def test_a_tensor_of_another_number_of_experts_is_refused(tmp_path: Path) -> Non
         family.translate("model.layers.0.mlp.experts.gate_up_proj", torch.zeros(6, 80, 48), config)
 
 
+@pytest.mark.parametrize("shape", [(5, 48, 80), (6,), ()])
+def test_gpt_oss_experts_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    family, config = read_config(variant("gpt-oss").build(tmp_path).config.to_dict())
+    with pytest.raises(InputError, match="gate_up_proj of shape"):
+        family.translate("model.layers.0.mlp.experts.gate_up_proj", torch.zeros(shape), config)
+
+
 @pytest.mark.parametrize("count", ["num_experts", "num_local_experts"])
 def test_layers_of_experts(count: str) -> None:
     _, config = read_config({**FILE, count: 8, "decoder_sparse_step": 2, "mlp_only_layers": [3]})

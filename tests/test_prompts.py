@@ -76,6 +76,32 @@ default<|im_end|>
     "filters": """{{ messages | selectattr('role', 'equalto', 'user') | list | length }}\
 {{ (messages | last).content | replace('tal', 'TAL') }}{{ messages[1:] | first | tojson }}\
 {{ custom | default(false) }}""",
+    "harmony": """
+{%- macro render_param(name, spec, indent=2) -%}
+    {{- ' ' * indent + name + ': ' + (spec.type | default('any')) + (',' if not spec.last else '') + '\\n' }}
+{%- endmacro -%}
+{%- macro system_message() -%}
+    {%- set model_identity = model_identity | default('You are a model.') -%}
+    {{- model_identity + '\\nCurrent date: ' + strftime_now('%Y-%m-%d') + '\\n\\n' }}
+    {{- 'Reasoning: ' + (reasoning_effort if reasoning_effort is defined else 'medium') + '\\n\\n' }}
+    {%- for name, spec in {'a': {'type': 'string'}, 'b': {'last': true}}.items() -%}
+        {{- render_param(name, spec) }}
+    {%- endfor -%}
+{%- endmacro -%}
+{{- '<|start|>system<|message|>' }}{{ system_message() }}{{ '<|end|>' }}
+{%- set last_tool_call = namespace(name=none) -%}
+{%- for message in messages -%}
+    {%- if message.role == 'assistant' and 'tool_calls' in message -%}
+        {%- set last_tool_call.name = message.tool_calls[0].function.name -%}
+    {%- elif message.role == 'assistant' and loop.last and not add_generation_prompt -%}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|return|>' }}
+    {%- else -%}
+        {%- if message.role == 'user' %}{% set last_tool_call.name = message.content -%}{% endif -%}
+        {{- '<|start|>' + message.role + '<|message|>' + message.content | tojson + '<|end|>' }}
+    {%- endif -%}
+{%- endfor -%}
+{{- last_tool_call.name }}
+{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}""",
     "date": """{{ strftime_now('%Y') }}""",
 }
 

@@ -65,7 +65,7 @@ class Family:
                 return ((target.format(**match.groupdict()), tensor),)
             try:
                 parts = target.splitter(tensor, config)
-            except RuntimeError as error:  # torch's, of a view that has not as many elements
+            except (RuntimeError, IndexError) as error:  # torch's, of too few elements or dimensions
                 raise InputError(
                     f"{name} of shape {tuple(tensor.shape)} does not fit config.json; download the checkpoint again"
                 ) from error

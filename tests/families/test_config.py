@@ -67,6 +67,8 @@ def test_the_context_that_a_rope_type_gives(rope: dict[str, Any], context: int) 
         ("falcon", {"alibi": True}, "'alibi'"),
         ("gpt2", {"add_cross_attention": True}, "'add_cross_attention'"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
+        ("llama", {"quantization_config": {"quant_method": "mxfp4"}}, "'mxfp4'"),  # gpt-oss's alone
+        ("gpt_oss", {"num_local_experts": 4, "quantization_config": {"bits": 4}}, "quantized with '\\?'"),
         ("mamba", {}, "'mamba' is not supported; supported are .*falcon.*llama"),
     ],
 )
@@ -107,3 +109,36 @@ def test_olmo3_scales_the_rope_of_its_full_layers_only_in_both_spellings() -> No
 def test_rope_parameters_that_are_not_by_kind_of_layer_are_refused_where_they_must_be() -> None:
     with pytest.raises(InputError, match="full_attention and sliding_attention"):
         config("olmo3", rope_parameters={"rope_type": "linear", "factor": 4.0})
+
+
+def test_gpt_oss_in_the_hubs_spelling_is_what_its_missing_keys_default_to() -> None:
+    yarn = {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    }
+    sizes = {"num_attention_heads": 8, "num_local_experts": 32, "max_position_embeddings": 131072}
+    said = {
+        "attention_bias": True,
+        "experts_per_token": 4,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "initial_context_length": 4096,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "num_experts_per_tok": 4,
+        "num_key_value_heads": 8,
+        "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": yarn,
+        "rope_theta": 150000,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+    }
+    hub = config("gpt_oss", **sizes, **said)
+    assert hub == config("gpt_oss", **sizes)
+    assert (hub.windows, hub.rope.truncate, hub.rope.theta) == ((128, 0), False, 150_000.0)
+    assert (hub.context_length, hub.head_dim) == (131072, 64)

@@ -24,6 +24,7 @@ LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW)
         "exaone4",
         "cohere2",
         "ministral3-window",
+        "gpt-oss",
     ],
 )
 def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LLM:
