@@ -44,7 +44,7 @@ class ChatTemplate:
             InputError: the template refuses the messages, breaks out of the sandbox, or fails in another way.
         """
         try:
-            plain = json.loads(json.dumps({"messages": messages, **variables}))
+            plain = json.loads(json.dumps({"messages": [_normalized(m) for m in messages], **variables}))
         except (TypeError, ValueError) as error:
             raise InputError(f"messages must be plain JSON values: {_one_line(error)}") from error
         values = {"tools": None, "documents": None, **special_tokens, **plain}
@@ -124,6 +124,15 @@ def find_chat_template(folder: Path | None, tokenizer: Tokenizer) -> str | None:
             "chat_template in the tokenizer's config is neither a text nor a list with a default"
         )
     return found
+
+
+def _normalized(message: Message) -> Message:
+    """A message as transformers hands it to a template: no key is null, reasoning has the names that templates read."""
+    present = {key: value for key, value in message.items() if value is not None}
+    for key in ("reasoning_content", "thinking", "reasoning"):  # gpt-oss reads the second, others the first
+        if key in present:
+            return {"thinking": present[key], **present, "reasoning_content": present[key]}
+    return present
 
 
 @dataclass(frozen=True)
