@@ -13,7 +13,8 @@ from mygpt.decode import keep_common_prefix
 from mygpt.errors import InputError
 from mygpt.options import ChatOptions, Sampling
 from mygpt.parallel.single import allocate_cache
-from mygpt.prompts import PLAIN, Prompter
+from mygpt.prompt_styles import PLAIN
+from mygpt.prompts import Prompter
 from mygpt.transcript import Message, read_transcript, write_transcript
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mygpt.errors import InputError
+from mygpt.prompt_styles import REDPAJAMA, STABLELM, STYLE_NAMES, STYLES, PromptStyle
 from mygpt.tokenizer import Tokenizer
 from mygpt.tokenizer_files import read_json
 
@@ -135,63 +135,6 @@ def _normalized(message: Message) -> Message:
     return present
 
 
-@dataclass(frozen=True)
-class PromptStyle:
-    """How a model wants its conversations written, and what it writes when it is done."""
-
-    name: str
-    template: str  # Jinja, so that there is one way of rendering
-    stop_strings: tuple[str, ...] = ()
-    stop_tokens: tuple[str, ...] = ()
-    adds_special_tokens: bool = False  # the tokenizer puts BOS and the like around it, as around a raw text
-
-
-# https://github.com/Stability-AI/StableLM, "Quickstart"
-_STABLELM = PromptStyle(
-    "stablelm",
-    r"{% set tags = {'system': '<|SYSTEM|>', 'user': '<|USER|>', 'assistant': '<|ASSISTANT|>'} %}"
-    r"{% if messages[0].role != 'system' %}{{ tags.system + '"
-    r"# StableLM Tuned (Alpha version)\n"
-    r"- StableLM is a helpful and harmless open-source AI language model developed by StabilityAI.\n"
-    r"- StableLM is excited to be able to help the user, but will refuse to do anything that could be "
-    r"considered harmful to the user.\n"
-    r"- StableLM is more than just an information source, StableLM is also able to write poetry, short "
-    r"stories, and make jokes.\n"
-    r"- StableLM will refuse to participate in anything that could harm a human.\n' }}{% endif %}"
-    r"{% for message in messages %}{{ tags[message.role] + message.content }}{% endfor %}"
-    r"{% if add_generation_prompt %}{{ tags.assistant }}{% endif %}",
-    stop_tokens=("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>", "<|padding|>", "<|endoftext|>"),
-)
-
-# https://huggingface.co/togethercomputer/RedPajama-INCITE-Chat-3B-v1, "Quick Start"; knows no system prompt
-_REDPAJAMA = PromptStyle(
-    "redpajama",
-    r"{% set tags = {'system': '', 'user': '<human>: ', 'assistant': '<bot>: '} %}"
-    r"{% for message in messages %}"
-    # The answer to `<bot>:` begins with a space of its own.
-    r"{% set text = message.content | trim if message.role == 'assistant' else message.content %}"
-    r"{{ tags[message.role] + text + '\n' }}"
-    r"{% endfor %}"
-    r"{% if add_generation_prompt %}{{ '<bot>:' }}{% endif %}",
-    stop_strings=("<human>:",),
-)
-
-# For models that were not taught to converse.
-PLAIN = PromptStyle(
-    "plain",
-    r"{% set tags = {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '} %}"
-    r"{% for message in messages %}"
-    r"{{ tags[message.role] + message.content.strip() + '\n' }}"
-    r"{% endfor %}"
-    r"{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
-    stop_strings=("\nUser:",),
-    adds_special_tokens=True,
-)
-
-STYLES = {style.name: style for style in (_STABLELM, _REDPAJAMA, PLAIN)}
-STYLE_NAMES = ("template", "raw", *STYLES)  # what --prompt_style takes
-
-
 class Prompter:
     """Turns what the user typed into ids."""
 
@@ -281,11 +224,11 @@ class Prompter:
 def _recognize(tokenizer: Tokenizer, folder: Path | None) -> PromptStyle | None:
     """The named style of a repository without a template, by what it holds."""
     if all(tokenizer.token_to_id(token) is not None for token in ("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>")):
-        return _STABLELM
+        return STABLELM
     if folder and (path := folder / "README.md").is_file():
         card = path.read_text(encoding="utf-8", errors="replace")
         if "<human>:" in card and "<bot>:" in card:
-            return _REDPAJAMA
+            return REDPAJAMA
     return None
 
 

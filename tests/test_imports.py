@@ -17,7 +17,7 @@ LAYERS = [
     {"config", "options"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
     {"cache"},
-    {"tokenizer", "tokenizer_files", "prompts"},
+    {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
     {"weight_index"},
     {
         "weight_files",

@@ -26,10 +26,14 @@ def split_own_norms(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
     return tensor.view(-1, config.head_dim)[:, _order(config)].unbind()
 
 
+def halves(size: int) -> list[int]:
+    """The first dimension of each pair of neighbours, then the second of each."""
+    return [*range(0, size, 2), *range(1, size, 2)]
+
+
 def _order(config: Config) -> list[int]:
-    """The first dimension of each rotated pair, then the second of each, then those that are not rotated."""
-    rotated = config.rope.dim
-    return [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, config.head_dim)]
+    """The rotated dimensions of a head by halves, then those that are not rotated."""
+    return [*halves(config.rope.dim), *range(config.rope.dim, config.head_dim)]
 
 
 # Llama's, but for the order.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mygpt.config import Config, LatentConfig, MoEConfig, RouterType
 from mygpt.errors import InputError
-from mygpt.families import llama, moe_fields
+from mygpt.families import interleaved, llama, moe_fields
 from mygpt.families.base import Split
 from mygpt.families.fields import Fields
 from mygpt.families.rope_fields import yarn_score_factor
@@ -90,24 +90,23 @@ def require(fields: Fields, key: str, *known: str) -> str:
 
 def split_queries(tensor: Tensor, config: Config) -> tuple[Tensor]:
     """(heads of plain then rotated rows, …) with the rotated rows as `rotate` takes them."""
-    return _by_halves(tensor, config, config.head_dim)
+    assert config.latent is not None
+    return _by_halves(tensor, config.latent, config.head_dim)
 
 
 def split_latent(tensor: Tensor, config: Config) -> tuple[Tensor]:
     """(latent rows, then rotated ones of the key, …), which may be a bias, as `split_queries`."""
     assert config.latent is not None
-    return _by_halves(tensor, config, config.latent.rank + config.latent.rotated_dim)
+    return _by_halves(tensor, config.latent, config.latent.rank + config.latent.rotated_dim)
 
 
-def _by_halves(tensor: Tensor, config: Config, size: int) -> tuple[Tensor]:
-    """The last rows of each `size`, those of pairs that are rotated: all first ones, then all second ones."""
-    assert config.latent is not None
-    if not config.latent.interleaved:
+def _by_halves(tensor: Tensor, latent: LatentConfig, size: int) -> tuple[Tensor]:
+    """The last rows of each `size` are those that are rotated."""
+    if not latent.interleaved:
         return (tensor,)
-    heads = tensor.clone().view(-1, size, *tensor.shape[1:])
-    rotated = heads[:, -config.latent.rotated_dim :]
-    rotated.copy_(rotated.reshape(len(heads), -1, 2, *tensor.shape[1:]).transpose(1, 2).flatten(1, 2))
-    return (heads.flatten(0, 1),)
+    plain = size - latent.rotated_dim
+    order = [*range(plain), *(plain + i for i in interleaved.halves(latent.rotated_dim))]
+    return (tensor.view(-1, size, *tensor.shape[1:])[:, order].view(tensor.shape),)
 
 
 def split_keys_values(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor]:

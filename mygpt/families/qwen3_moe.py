@@ -31,4 +31,5 @@ FAMILY = Family(
     read_config=_read_config,
     names={**qwen3.FAMILY.names, **moe_fields.NAMES},
     skipped=llama.SKIPPED,
+    quantizations=("fp8",),
 )
