@@ -36,7 +36,6 @@ from mygpt import LLM
 from mygpt.errors import InputError
 from mygpt.hub import resolve
 from mygpt.options import Sampling
-from mygpt.parallel.single import allocate_cache
 
 PAUSE_S = 0.3  # before a run: threads of the one before may spin a while (0.2 s in Intel's OpenMP)
 ROWS = {  # of the table: the result and what to divide it by
@@ -106,7 +105,7 @@ def bytes_per_token(llm: LLM, batch_size: int, context: int, new_tokens: int) ->
     model = llm.loaded.model
     unread = [] if llm.config.tie_embeddings else [model.embed.weight]
     weights = sum(p.nbytes for p in model.parameters()) - sum(p.nbytes for p in unread)
-    slot = allocate_cache(model, batch_size=1, slots=1).nbytes
+    slot = model.allocate_cache(batch_size=1, slots=1).nbytes
     return round(weights / batch_size + slot * (context + new_tokens / 2))
 
 
@@ -136,7 +135,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if peer:
         programs["litgpt"] = lambda: peer.run(prompts[0], args.new_tokens)
     warm = {name: program() for name, program in programs.items()}
-    peak = llm.peak_memory_bytes()  # before the tensor that is read for the limit
+    peak = max(llm.peak_memory())  # before the tensor that is read for the limit
     numbers = torch.ones(int(args.read_gb * 1e9) // (4 * 4096) * 4096, device=llm.loaded.device)
     runs = interleave({**programs, "limit": lambda: read_speed(numbers)}, args.repeats)
     results = summary(warm["mygpt"], runs["mygpt"], args) | {

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 
 from mygpt import __version__
 from mygpt.errors import InputError, RunError
+from mygpt.parallel import is_follower
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {
     "generate": "Generate text from a prompt, or from a file of prompts.",
+    "generate_sequentially": "The same with the layers on several devices, which work in turn.",
+    "generate_tp": "The same with a slice of every matrix on each device.",
     "download": "Download a model's weights, or list the supported families.",
 }
 
@@ -49,7 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MYGPT_DEBUG") == "1":
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        if not is_follower():
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+        elif not isinstance(error, InputError):  # of bad input, rank 0 tells
+            print(
+                f"error: rank {os.environ.get('RANK') or os.environ['LOCAL_RANK']}: {_one_line(error)}",
+                file=sys.stderr,
+            )
         return 2 if isinstance(error, InputError) else 1
 
 

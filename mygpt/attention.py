@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mygpt.cache import LayerCache
+from mygpt.cache import LayerCache, LayerShape
 from mygpt.config import Config
 from mygpt.context import Context, Mask
 from mygpt.linear import FusedLinear, Linear
@@ -36,6 +36,11 @@ class Attention(nn.Module):
         self.qk_norm = _make_qk_norm(config)
         self.sinks = nn.Parameter(torch.empty(config.n_heads)) if config.attention_sinks else None
         self.output = Linear(queries, config.hidden_size, bias=config.attention_output_bias)
+
+    @property
+    def cache_shape(self) -> LayerShape:
+        """What this layer caches of a token."""
+        return LayerShape(self.qkv.slots["k"] // self.head_dim, self.head_dim, self.window)
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""

@@ -42,6 +42,11 @@ class LayerCache:
         """Tokens that it can hold of each sequence."""
         return self.keys.shape[2]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return self.keys.nbytes + self.values.nbytes
+
     def update(self, keys: Tensor, values: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Write new keys and values (B, K, T, D); returns those to attend to, (B, K, S, D) each."""
         if context.start is not None:  # twice as fast as by index
@@ -137,8 +142,9 @@ class KVCache:
     def reserve(self, slots: int) -> None:
         """Have at least so many slots. A chat's cache grows by this; one that was sized for its work never does."""
         if slots > self.slots:
-            larger = self.empty_like(len(self.lengths), max(slots, self.slots + GROWTH))
-            larger.copy_rows(self, range(len(self.lengths)))
+            size = max(slots, self.slots + GROWTH)
+            larger = KVCache(self.shapes, len(self.lengths), size, self.devices, self.dtype)
+            KVCache.copy_rows(larger, self, range(len(self.lengths)))
             self.slots, self.layers = larger.slots, larger.layers
 
     def empty_like(self, batch_size: int, slots: int) -> KVCache:
@@ -159,4 +165,4 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, over all devices."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        return sum(layer.nbytes for layer in self.layers)

@@ -9,9 +9,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mygpt.config import QueryScaling
+from mygpt.config import Config, QueryScaling
+from mygpt.rope import RotaryEmbedding
 
 
 @dataclass(frozen=True)
@@ -86,3 +87,45 @@ def _ring_positions(starts: Sequence[int], ring: int, positions: Tensor) -> Tens
     last = torch.tensor(starts, device=positions.device)[:, None] - 1
     slots = torch.arange(min(max(starts), ring), device=positions.device)
     return last - (last - slots) % ring if ring else slots.expand(len(starts), 0)
+
+
+class Places(nn.Module):
+    """Makes the context of each forward pass, on the device of the layers that use it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.rope = RotaryEmbedding(config.rope)
+        self.window_rope = RotaryEmbedding(config.window_rope) if config.window_rope else None
+
+    def forward(
+        self,
+        starts: list[int],
+        new: int,
+        last: list[int] | None,
+        lengths: list[int] | None,
+        slots: int | None,
+        dtype: torch.dtype,
+    ) -> Context:
+        """The context of `new` tokens that follow `starts` cached ones of each sequence.
+
+        Args:
+            starts: how many tokens the cache holds of each sequence.
+            new: T.
+            last: the place of T of each sequence's last token; by default the last place.
+            lengths: the sequences' whole lengths, by default those after these tokens.
+            slots: the size of the cache; None is no cache.
+            dtype: of the tables.
+        """
+        device = self.rope.inv_freq.device
+        first = torch.tensor(starts, device=device)[:, None]
+        positions = torch.arange(new, device=device) + first
+        ends = first + (new if last is None else torch.tensor(last, device=device)[:, None] + 1)
+        whole = torch.tensor(lengths or [start + new for start in starts])
+        rotary = self.rope(positions, whole, dtype)
+        window_rotary = self.window_rope(positions, whole, dtype) if self.window_rope else rotary
+        masks = make_masks({*self.config.windows}, positions, starts, slots)
+        start = starts[0] if min(starts) == max(starts) else None
+        scaling = self.config.query_scaling
+        scale = query_scales(scaling, positions, dtype) if scaling else None
+        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks, scale)

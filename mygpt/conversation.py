@@ -12,7 +12,6 @@ from mygpt.completion import Timing
 from mygpt.decode import keep_common_prefix
 from mygpt.errors import InputError
 from mygpt.options import ChatOptions, Sampling
-from mygpt.parallel.single import allocate_cache
 from mygpt.prompt_styles import PLAIN
 from mygpt.prompts import Prompter
 from mygpt.transcript import Message, read_transcript, write_transcript
@@ -160,7 +159,7 @@ class Conversation:
     def _answer(self) -> Iterator[str]:
         ids = self._fit()
         if self._cache is None:
-            self._cache = allocate_cache(self.llm.loaded.model, 1, len(ids))
+            self._cache = self.llm.loaded.model.allocate_cache(1, len(ids))
         reused = keep_common_prefix(self.llm.loaded.model, self._cache, self._held, ids)
         batch = self.llm.batch(
             [ids],

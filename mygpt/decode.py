@@ -25,12 +25,14 @@ PREFILL_CHUNK = 1024
 class Model(Protocol):
     """What the loop needs of a model: `GPT.forward`, on whatever placement."""
 
-    rope: RotaryEmbedding
+    @property
+    def rope(self) -> RotaryEmbedding:
+        """The rotary embedding, which says when a cache is out of date."""
 
     def __call__(
-        self, ids: Tensor, cache: KVCache, *, last: Tensor, lengths: list[int] | None = None
+        self, ids: Tensor, cache: KVCache, /, *, last: list[int], lengths: list[int] | None = None
     ) -> Tensor:
-        """Logits (B, V) at the place `last` (B,) of each sequence of `ids` (B, T)."""
+        """Logits (B, V) at the place `last` of each sequence of `ids` (B, T)."""
 
 
 @dataclass(eq=False)
@@ -114,7 +116,7 @@ def step(model: Model, cache: KVCache, generations: Sequence[Generation]) -> Ten
         return prefill(model, cache, [g.prompt_ids + g.new_ids for g in generations])
     cache.reserve(max(cache.lengths) + 1)
     ids = torch.tensor([[g.new_ids[-1]] for g in generations], device=cache.device)
-    logits = model(ids, cache, last=torch.zeros(len(ids), dtype=torch.long, device=ids.device))
+    logits = model(ids, cache, last=[0] * len(ids))
     cache.advance(counts)
     return logits
 
@@ -148,10 +150,9 @@ def prefill(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tenso
         counts = [len(rest) for rest in rests]
         width = max(counts)
         ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests], device=cache.device)
-        last = torch.tensor([max(count, 1) - 1 for count in counts], device=cache.device)
-        logits = model(ids, cache, last=last, lengths=whole)
+        logits = model(ids, cache, last=[max(count, 1) - 1 for count in counts], lengths=whole)
         # A row that had ended in an earlier chunk keeps the logits of that one.
-        new = torch.tensor(counts, device=cache.device)[:, None] > 0
+        new = torch.tensor(counts, device=logits.device)[:, None] > 0
         result = logits if result is None else logits.where(new, result)
         cache.advance(counts)
     assert result is not None, "a prompt that the cache holds whole has no logits: drop its last token first"

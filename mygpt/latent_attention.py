@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mygpt.attention import attend
-from mygpt.cache import LayerCache
+from mygpt.cache import LayerCache, LayerShape
 from mygpt.config import Config
 from mygpt.context import Context, Mask
 from mygpt.linear import Linear
@@ -40,6 +40,11 @@ class LatentAttention(nn.Module):
         self.key_up = Linear(latent.rank, heads * latent.plain_dim, bias=False)
         self.value_up = Linear(latent.rank, heads * latent.value_dim, bias=False)
         self.output = Linear(heads * latent.value_dim, config.hidden_size, config.attention_output_bias)
+
+    @property
+    def cache_shape(self) -> LayerShape:
+        """What this layer caches of a token: the values are a part of the keys."""
+        return LayerShape(1, self.latent.rank + self.latent.rotated_dim, value_dim=0)
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""

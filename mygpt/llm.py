@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from mygpt.cache import KVCache
-from mygpt.completion import Completion, Timing, complete, peak_memory_bytes
+from mygpt.completion import Completion, Timing, complete
 from mygpt.config import Config
 from mygpt.decode import Generation, decode
 from mygpt.errors import InputError
 from mygpt.load import Loaded, load
 from mygpt.options import ChatOptions, LoadOptions, Sampling
-from mygpt.parallel.single import allocate_cache
 from mygpt.prompts import Prompter
 from mygpt.tokenizer import Tokenizer
 
@@ -57,9 +56,9 @@ class LLM:
             )
         return self.loaded.prompter
 
-    def peak_memory_bytes(self) -> int:
-        """The most memory that the device's share of the work has taken so far."""
-        return peak_memory_bytes(self.loaded.device)
+    def peak_memory(self) -> list[int]:
+        """The most bytes that each device has held so far; on the CPU, each process."""
+        return self.loaded.peak_memory()
 
     @classmethod
     def load(cls, checkpoint: str | None = None, **options: Any) -> LLM:
@@ -120,7 +119,7 @@ class LLM:
         if ids.shape[1] > self.config.context_length:
             raise InputError(f"{ids.shape[1]} tokens do not fit the context of {self.config.context_length}")
         self._check_ids(ids.flatten().tolist())
-        logits: Tensor = self.loaded.model(ids.to(self.loaded.device))
+        logits: Tensor = self.loaded.model(ids)
         return logits.float().cpu()
 
     def generate_ids(
@@ -212,7 +211,7 @@ class Batch:
         loaded, cache = self._loaded, self._cache
         if cache is None:
             slots = max(len(g.prompt_ids) + g.max_new_tokens for g in generations)
-            cache = allocate_cache(loaded.model, len(generations), slots)
+            cache = loaded.model.allocate_cache(len(generations), slots)
         steps = decode(
             loaded.model,
             generations,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 
@@ -9,29 +10,48 @@ import torch
 
 from mygpt import fp8, mxfp4
 from mygpt.checkpoint import Checkpoint, open_checkpoint
+from mygpt.completion import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, quantization_method, read_config
 from mygpt.hub import resolve
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
-from mygpt.parallel.single import DTYPES, mover, pick_device, pick_precision
+from mygpt.parallel.channel import Channel, Leader, follow
+from mygpt.parallel.devices import cast, pick_precision
+from mygpt.parallel.placement import Placement, choose_placement
+from mygpt.parallel.sequential import SequentialGPT
 from mygpt.prompts import Prompter
-from mygpt.weights import fill, translated
+from mygpt.weights import translated
 
-# By `quant_method`: streams of stored numbers to streams of weights.
 DEQUANTIZERS = {"fp8": fp8.dequantized, "mxfp4": mxfp4.dequantized}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run, and what belongs to it."""
+    """A model ready to run, and what belongs to it.
 
-    model: GPT
-    prompter: Prompter | None  # None: the checkpoint holds no tokenizer, ids alone can be run
+    Attributes:
+        model: on its devices; `Leader` where several processes run it.
+        prompter: None where the checkpoint holds no tokenizer, so that ids alone can be run.
+        stop_ids: the end tokens.
+        devices: their names, in the order of the layers or ranks.
+        precision: as `--precision`.
+        strategy: how the devices share the work, None for one.
+        load_s: how long all this took.
+    """
+
+    model: GPT | Leader
+    prompter: Prompter | None
     stop_ids: frozenset[int]
-    device: torch.device
+    devices: tuple[str, ...]
     precision: str
+    strategy: str | None
     load_s: float
+
+    @property
+    def device(self) -> torch.device:
+        """The first device."""
+        return torch.device(self.devices[0])
 
     @property
     def vocab_size(self) -> int:
@@ -39,15 +59,23 @@ class Loaded:
         size = self.model.config.vocab_size
         return min(size, self.prompter.tokenizer.vocab_size) if self.prompter else size
 
+    def peak_memory(self) -> list[int]:
+        """The most bytes that each device held; on the CPU, each process."""
+        if isinstance(self.model, Leader):
+            return self.model.peak_memory()
+        distinct = dict.fromkeys(torch.device(name) for name in self.devices)
+        return [peak_memory_bytes(device) for device in distinct]
+
 
 def load(name: str | None, options: LoadOptions) -> Loaded:
-    """Find the checkpoint `name` (None: the default model) and put it on its device.
+    """Find the checkpoint `name` (None: the default model) and put it on its devices.
+
+    With several ranks, this returns in rank 0 alone: the others follow it until it ends.
 
     Raises:
         InputError: whatever of the checkpoint or the options cannot be used.
     """
     start = time.perf_counter()
-    device = pick_device(options.accelerator)
     path = resolve(name, access_token=options.access_token, revision=options.revision, check=check_folder)
     checkpoint = open_checkpoint(path)
     # Before the weights, which take longer to read: a broken tokenizer or style is told at once.
@@ -55,27 +83,34 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     folder = path if path.is_dir() else None
     prompter = Prompter.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
     stop_ids = _stop_ids(checkpoint, prompter)
-    model, precision = build(checkpoint, device, options.precision)
+    _, config = read_config(checkpoint.config, str(checkpoint.path))
+    placement = choose_placement(config, options)
+    model, precision = build(checkpoint, placement, options)
     if options.compile:
         compile_model(model)
-    return Loaded(model, prompter, stop_ids, device, precision, time.perf_counter() - start)
+    placed: GPT | Leader = model
+    if placement.ranks is not None:
+        channel = Channel(placement.ranks)
+        if placement.ranks.rank > 0:
+            follow(model, channel)
+            sys.exit()
+        placed = Leader(model, channel)
+    names, strategy = placement.names, placement.strategy
+    return Loaded(placed, prompter, stop_ids, names, precision, strategy, time.perf_counter() - start)
 
 
-def build(checkpoint: Checkpoint, device: torch.device, precision: str | None) -> tuple[GPT, str]:
-    """The checkpoint's model and its precision; the weights stream from the file to the device one by one."""
+def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) -> tuple[GPT, str]:
+    """The checkpoint's model, or this rank's part, and its precision; weights stream from the file one by one."""
     source = str(checkpoint.path)
     family, config = read_config(checkpoint.config, source)
     with torch.device("meta"):
-        model = GPT(config)
-    precision = pick_precision(precision, device, model)
-    place = mover(device, DTYPES[precision])
+        model = SequentialGPT(config) if placement.strategy == "sequential" else GPT(config)
+    precision = pick_precision(options.precision, placement.devices[0], model)
+    cast(model, precision)
     tensors = checkpoint.tensors()
     if dequantized := DEQUANTIZERS.get(quantization_method(checkpoint.config)):
-        tensors = dequantized(tensors, device)
-    fill(model, translated(tensors, family, config), place, source)
-    for buffer in (model.rope, model.window_rope):
-        if buffer is not None:
-            buffer.to(device)
+        tensors = dequantized(tensors, placement.devices[0])
+    placement.fill(model, translated(tensors, family, config), precision, source)
     return model.eval(), precision
 
 

@@ -7,13 +7,15 @@ same code runs on a shard of them.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from mygpt.attention import Attention
 from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Config, Residual
-from mygpt.context import Context, make_masks, query_scales
+from mygpt.context import Context, Places
 from mygpt.latent_attention import LatentAttention
 from mygpt.linear import Embedding, Linear, linear
 from mygpt.mlp import MLP, make_gated_mlp
@@ -42,15 +44,14 @@ class GPT(nn.Module):
         self.head = (
             None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, config.head_bias)
         )
-        self.rope = RotaryEmbedding(config.rope)
-        self.window_rope = RotaryEmbedding(config.window_rope) if config.window_rope else None
+        self.places = Places(config)
 
     def forward(
         self,
         ids: Tensor,
         cache: KVCache | None = None,
         *,
-        last: Tensor | None = None,
+        last: list[int] | None = None,
         lengths: list[int] | None = None,
     ) -> Tensor:
         """Logits of the tokens `ids` (B, T), which follow what `cache` holds of each sequence.
@@ -60,57 +61,72 @@ class GPT(nn.Module):
         Args:
             ids: token ids, padded at the right.
             cache: the tokens before; without one, `ids` are the whole sequences.
-            last: (B,) the one place of T whose logits are wanted of each sequence.
+            last: the one place of T whose logits are wanted of each sequence.
             lengths: the sequences' whole lengths, where they are not those after this call.
 
         Returns:
             (B, T, V), or (B, V) with `last`.
         """
-        x = self.embed(ids)
+        context = self.context(self.places, ids, cache, last, lengths)
+        x = self.embedded(ids, context)
+        x = self.run(range(len(self.layers)), x, context, cache)
+        return self.logits(x, last)
+
+    def context(
+        self,
+        places: Places,
+        ids: Tensor,
+        cache: KVCache | None,
+        last: list[int] | None,
+        lengths: list[int] | None,
+    ) -> Context:
+        """Where the tokens of a forward pass stand, on the device of `places`; the arguments are `forward`'s."""
+        starts = cache.lengths if cache else [0] * len(ids)
+        slots = cache.slots if cache else None
+        context: Context = places(starts, ids.shape[1], last, lengths, slots, self.embed.weight.dtype)
+        return context
+
+    def embedded(self, ids: Tensor, context: Context) -> Tensor:
+        """ids (B, T) to the residual stream (B, T, C)."""
+        x: Tensor = self.embed(ids.to(context.positions.device))
         if self.config.embedding_scale != 1:
             x = x * x.new_tensor(self.config.embedding_scale)  # rounded to the model's dtype first
-        context = self._context(ids, cache, last, lengths, x.dtype)
         if self.position_embed is not None:
             # Padding may lie past the table.
             x = x + self.position_embed(context.positions.clamp(max=self.config.learned_positions - 1))
-        for i, layer in enumerate(self.layers):
-            x = layer(x, context, cache.layers[i] if cache else None)
+        return x
+
+    def run(self, layers: range, x: Tensor, context: Context, cache: KVCache | None) -> Tensor:
+        """The residual stream (B, T, C) through some of the layers."""
+        for i in layers:
+            x = self.layers[i](x, context, cache.layers[i] if cache else None)
+        return x
+
+    def logits(self, x: Tensor, last: list[int] | None) -> Tensor:
+        """The residual stream (B, T, C) to logits (B, T, V), or (B, V) at the place `last` of each sequence."""
         if last is not None:
-            x = x[torch.arange(len(x), device=x.device), last]
+            x = x[:, 0] if x.shape[1] == 1 else x[torch.arange(len(x)), last]
         x = self.norm(x)
         logits: Tensor = linear(x, self.embed.weight) if self.head is None else self.head(x)
-        return self._finish(logits)
-
-    def _finish(self, logits: Tensor) -> Tensor:
-        """What some families do to their logits at the very end."""
         if self.config.logits_scale != 1:
             logits = logits * self.config.logits_scale
         if (cap := self.config.logits_softcap) is not None:
             logits = cap * (logits / cap).tanh()
         return logits
 
-    def _context(
-        self,
-        ids: Tensor,
-        cache: KVCache | None,
-        last: Tensor | None,
-        lengths: list[int] | None,
-        dtype: torch.dtype,
-    ) -> Context:
-        batch_size, new = ids.shape
-        starts = cache.lengths if cache else [0] * batch_size
-        positions = torch.arange(new, device=ids.device) + torch.tensor(starts, device=ids.device)[:, None]
-        ends = positions[:, -1:] + 1 if last is None else positions.gather(1, last[:, None]) + 1
-        lengths = lengths or [start + new for start in starts]
-        rotary = self.rope(positions, torch.tensor(lengths), dtype)
-        window_rotary = (
-            self.window_rope(positions, torch.tensor(lengths), dtype) if self.window_rope else rotary
-        )
-        masks = make_masks({*self.config.windows}, positions, starts, cache.slots if cache else None)
-        start = starts[0] if min(starts) == max(starts) else None
-        scaling = self.config.query_scaling
-        scale = query_scales(scaling, positions, dtype) if scaling else None
-        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks, scale)
+    @property
+    def rope(self) -> RotaryEmbedding:
+        """The rotary embedding of the layers without a window."""
+        return self.places.rope
+
+    def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
+        """An empty cache, each layer's part beside its weights."""
+        attentions = [
+            cast(Attention | LatentAttention, layer.get_submodule("attention")) for layer in self.layers
+        ]
+        shapes = [attention.cache_shape for attention in attentions]
+        devices = [attention.output.weight.device for attention in attentions]
+        return KVCache(shapes, batch_size, slots, devices, self.embed.weight.dtype)
 
 
 class Block(nn.Module):

@@ -6,6 +6,7 @@ Imports nothing heavy, not even for type checkers: jsonargparse follows those im
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mygpt.errors import InputError
 
 QUANTIZATIONS = ("bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8")
 PRECISIONS = ("32-true", "16-true", "bf16-true")
+STRATEGIES = ("auto", "sequential", "tensor", "fsdp")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
 
@@ -25,10 +27,12 @@ class LoadOptions:
             CPU is 32-true for models of less than 1 GB in it.
         quantize: bnb.nf4, bnb.nf4-dq, bnb.fp4, bnb.fp4-dq or bnb.int8 (not available yet).
         accelerator: auto, cpu, cuda or mps; auto takes the GPU where there is one.
-        devices: How many devices to use (more than 1 is not available yet).
-        num_nodes: How many machines to use (more than 1 is not available yet).
-        strategy: fsdp (not available yet).
-        cpu_offload: Keep sharded weights in host memory (not available yet).
+        devices: How many devices to use, auto for all, or a list such as cuda:0,cuda:1,cpu; on a CPU, how many
+            processes or parts.
+        num_nodes: How many machines to use, each with as many devices; start the command by torchrun or SLURM.
+        strategy: How several devices share the model: sequential (layers in turn), tensor (a slice of every
+            matrix each) or fsdp; by default tensor where that divides the model, else sequential.
+        cpu_offload: With fsdp, keep the weights in host memory until they are needed.
         compile: Compile the model with torch.compile; the first tokens wait for it.
         prompt_style: stablelm, redpajama, plain, template (the repository's own) or raw; by default what the
             repository's files tell.
@@ -52,17 +56,17 @@ class LoadOptions:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("quantize", self.quantize, QUANTIZATIONS)
         _one_of("accelerator", self.accelerator, ACCELERATORS)
+        _one_of("strategy", self.strategy, STRATEGIES)
         if self.quantize is not None:
             raise InputError(f"--quantize {self.quantize} is not available yet; leave it out")
         count = str(self.devices)
-        if count != "auto" and not (count.isdecimal() and int(count) > 0):
-            raise InputError(f"--devices must be a whole number above 0, or auto, it is {count!r}")
-        if count not in ("1", "auto"):
-            raise InputError(f"--devices {self.devices} is not available yet; use --devices 1")
-        if self.num_nodes != 1:
-            raise InputError(f"--num_nodes {self.num_nodes} is not available yet; use --num_nodes 1")
-        if self.strategy is not None or self.cpu_offload:
-            raise InputError("--strategy and --cpu_offload are not available yet; leave them out")
+        if count != "auto" and not re.fullmatch(r"[1-9]\d*|[a-z]+(:\d+)?(,[a-z]+(:\d+)?)*", count):
+            raise InputError(
+                f"--devices must be a number above 0, auto, or a list such as cuda:0,cpu; it is {count!r}"
+            )
+        _require(self, "num_nodes", self.num_nodes >= 1, "1 or above")
+        if self.cpu_offload and self.strategy != "fsdp":
+            raise InputError("--cpu_offload goes with --strategy fsdp only; add that, or leave it out")
 
 
 @dataclass(frozen=True)

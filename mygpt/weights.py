@@ -61,8 +61,19 @@ def slots(model: nn.Module) -> dict[str, Slot]:
     return found
 
 
-def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], place: Place, source: str) -> None:
-    """Put each tensor (by our names) through `place` into its slot.
+def put_whole(slot: Slot, name: str, tensor: Tensor, place: Place) -> None:
+    """Put a tensor through `place` into its slot."""
+    slot.fill(place(name, tensor))
+
+
+def fill(
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    place: Place,
+    source: str,
+    put: Callable[[Slot, str, Tensor, Place], None] = put_whole,
+) -> None:
+    """Put each tensor (by our names) through `place` into its slot, or as much of it as `put` says.
 
     Raises:
         InputError: tensors are missing, unexpected or of another shape; `source` and their names are told.
@@ -81,7 +92,7 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], place: Place, 
             quantized.append(f"{name} {tensor.dtype}")
         else:
             missing.pop(name, None)
-            slot.fill(place(name, tensor))
+            put(slot, name, tensor, place)
     problems = {
         "missing": list(missing),
         "wrongly shaped": misshaped,

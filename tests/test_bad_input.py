@@ -466,10 +466,19 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     f"--accelerator {NO_GPU}": (f"--accelerator {NO_GPU}: this machine", "try cpu"),
     "--quantize bnb.nf4": ("--quantize bnb.nf4 is not available yet",),
     "--quantize foo": ("--quantize must be one of bnb.nf4", "'foo'"),
-    "--devices 2": ("--devices 2 is not available yet",),
-    "--devices 0": ("--devices must be a whole number above 0", "'0'"),
-    "--devices foo": ("--devices must be a whole number above 0", "'foo'"),
-    "--num_nodes 2": ("--num_nodes 2 is not available yet",),
+    "--devices 0": ("--devices must be a number above 0", "'0'"),
+    "--devices foo": ("'foo' is no device",),
+    "--devices cuda:99": ("--devices: there is no cuda:99 here",),
+    "--num_nodes 0": ("--num_nodes must be 1 or above",),
+    "--strategy spiral": ("--strategy must be one of", "'spiral'"),
+    "--cpu_offload true": ("--cpu_offload goes with --strategy fsdp",),
+    # 6 heads; nothing is started
+    "--strategy tensor --devices 5 --accelerator cpu": (
+        "cannot divide heads 6",
+        "device counts that do are 1, 2",
+    ),
+    "--strategy tensor --devices cpu,cpu": ("only layers in turn can be put on a list",),
+    "--strategy sequential --num_nodes 2": ("layers in turn stay on one machine",),
     "--stop '[\"\"]'": ("--stop must be", "not empty"),
     "--stop '###'": ("--stop must be a list of texts", "'###'"),
     "--stop '[1]'": ("--stop must be a text", "'1'"),
@@ -568,7 +577,7 @@ def test_config_files(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["generat"], "there is no command 'generat'; the commands are generate, download"),
+        (["generat"], "there is no command 'generat'; the commands are generate, "),
         (["--foo"], "there is no command '--foo'"),
         ([""], "there is no command ''"),
         (["download"], "repo"),
@@ -635,7 +644,7 @@ def test_a_failure_while_running_is_exit_code_1(
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate\n7 GiB")
 
-    monkeypatch.setattr("mygpt.llm.allocate_cache", full)
+    monkeypatch.setattr("mygpt.model.GPT.allocate_cache", full)
     capfd.readouterr()
     assert main(generate(models / "llama")) == 1
     out, err = capfd.readouterr()

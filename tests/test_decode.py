@@ -5,7 +5,6 @@ import torch
 
 from mygpt import LLM
 from mygpt.decode import prefill
-from mygpt.parallel.single import allocate_cache
 from tests.models import write_model
 
 
@@ -21,7 +20,7 @@ def test_rows_that_hold_different_shares_of_their_prompts(llm: LLM) -> None:
     """A row with much in the cache, beside one with little: the padding of the first must not pass its slots."""
     prompts = [list(range(1, 12)), list(range(20, 32))]
     model = llm.loaded.model
-    cache = allocate_cache(model, 2, slots=13)
+    cache = model.allocate_cache(2, slots=13)
     prefill(model, cache, [prompts[0][:10], prompts[1][:10]])
     cache.truncate([10, 0])
     logits = prefill(model, cache, prompts)
@@ -34,7 +33,7 @@ def test_rows_that_hold_different_shares_of_their_prompts(llm: LLM) -> None:
 def test_a_cache_that_was_cut_back_goes_on_from_there(llm: LLM) -> None:
     """What stood in the slots before is not seen."""
     model = llm.loaded.model
-    cache = allocate_cache(model, 1, slots=40)
+    cache = model.allocate_cache(1, slots=40)
     prefill(model, cache, [list(range(1, 31))])
     cache.truncate([7])
     prompt = [1, 2, 3, 4, 5, 6, 7, 90, 91]

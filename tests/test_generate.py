@@ -626,14 +626,13 @@ def test_neighbours_that_end_early_or_run_long_change_nothing(llm: LLM) -> None:
 def test_a_prompt_in_chunks_is_the_prompt(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the logit; lengths around multiples of the chunk."""
     from mygpt.decode import prefill
-    from mygpt.parallel.single import allocate_cache
 
     monkeypatch.setattr("mygpt.decode.PREFILL_CHUNK", 5)
     prompts = [random_ids(random.Random(2), llm, length) for length in (1, 4, 5, 6, 10, 11, 33, 60)]
 
     @torch.inference_mode()
     def chunked(rows: list[list[int]]) -> Tensor:
-        return prefill(llm.loaded.model, allocate_cache(llm.loaded.model, len(rows), 60), rows)
+        return prefill(llm.loaded.model, llm.loaded.model.allocate_cache(len(rows), 60), rows)
 
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
     torch.testing.assert_close(chunked(prompts), whole, rtol=1e-4, atol=1e-4)

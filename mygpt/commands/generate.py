@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,25 +13,43 @@ from mygpt.commands.output import print_json, print_statistics, print_text
 from mygpt.commands.parser import make_parser, parse, take
 from mygpt.errors import InputError
 from mygpt.options import GenerateOptions, LoadOptions, Sampling
+from mygpt.parallel import is_follower
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Prompt
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Parse the options, load the model, print what it writes."""
-    parser = make_parser("generate", "Generate text from a prompt, or from a file of prompts.")
+def run(
+    arguments: Sequence[str],
+    command: str = "generate",
+    description: str = "Generate text from a prompt, or from a file of prompts.",
+    strategy: str = "auto",
+) -> None:
+    """Parse the options, load the model, print what it writes. `strategy` is for several devices."""
+    parser = make_parser(command, description)
     parser.add_argument("--prompt", type=str, help="The prompt; '-' reads it from standard input.")
     for group in (GenerateOptions, Sampling, LoadOptions):
         parser.add_class_arguments(group)
+    if strategy != "auto":
+        parser.set_defaults({"devices": "auto"})
     parsed = parse(parser, arguments)
     options, sampling = take(GenerateOptions, parsed), take(Sampling, parsed)
-    loading = take(LoadOptions, parsed)
-    prompts = read_prompts(parsed.prompt, options.prompts)  # before the model, which takes longer
+    loading = with_strategy(take(LoadOptions, parsed), command, strategy)
+    # Before the model, which takes longer. The first rank alone reads them: standard input is there only once.
+    prompts = [] if is_follower() else read_prompts(parsed.prompt, options.prompts)
 
     from mygpt.llm import LLM  # torch comes in here
 
     generate(LLM.load(parsed.get("checkpoint"), **vars(loading)), prompts, options, sampling)
+
+
+def with_strategy(loading: LoadOptions, command: str, strategy: str) -> LoadOptions:
+    """The options with the command's own strategy for several devices; InputError where another was asked for."""
+    if loading.strategy not in (None, strategy) and strategy != "auto":
+        raise InputError(
+            f"mygpt {command} has its own strategy; use 'mygpt generate --strategy {loading.strategy}'"
+        )
+    return replace(loading, strategy=loading.strategy or strategy)
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Batch, Prompt
+    from mygpt.load import Loaded
 
 
 def print_text(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
@@ -40,7 +41,7 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
     """One JSON object a sample, a line each, when the batch is done."""
     for _ in batch:
         pass
-    loaded = llm.loaded
+    loaded, peak = llm.loaded, max(llm.peak_memory())
     for completion, prompt in zip(batch.completions, prompts, strict=True):
         generation = completion.generation
         sample = {
@@ -54,8 +55,8 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
             "load_s": loaded.load_s,
             "ttft_s": batch.timing.ttft_s,
             "tokens_per_s": batch.timing.tokens_per_s,
-            "peak_memory_bytes": llm.peak_memory_bytes(),
-            "device": str(loaded.device),
+            "peak_memory_bytes": peak,
+            "device": ",".join(loaded.devices),
             "precision": loaded.precision,
             "quantize": None,
         }
@@ -68,10 +69,11 @@ def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) ->
     generations = [completion.generation for completion in batch.completions]
     prompt_tokens = sum(len(g.prompt_ids) for g in generations)
     seeds = sorted({g.seed for g in generations})
+    peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in llm.peak_memory())
     print(
-        f"{loaded.device} {loaded.precision} | loaded in {loaded.load_s:.2f} s | {prompt_tokens} prompt tokens, "
+        f"{_placement(loaded)} {loaded.precision} | loaded in {loaded.load_s:.2f} s | {prompt_tokens} prompt tokens, "
         f"first token after {timing.ttft_s:.2f} s | {timing.new_tokens} new tokens, "
-        f"{timing.tokens_per_s:.1f} tokens/s | peak memory {llm.peak_memory_bytes() / 1e9:.2f} GB | "
+        f"{timing.tokens_per_s:.1f} tokens/s | peak memory {peaks} GB | "
         f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else ""),
         file=sys.stderr,
     )
@@ -82,3 +84,8 @@ def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) ->
                 f"{llm.config.context_length} tokens is full",
                 file=sys.stderr,
             )
+
+
+def _placement(loaded: Loaded) -> str:
+    devices = ",".join(loaded.devices)
+    return f"{devices} ({loaded.strategy})" if loaded.strategy else devices

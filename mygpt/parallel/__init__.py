@@ -1,1 +1,9 @@
-"""Placements of the one model: where its weights, its cache and its layers' work live."""
+"""Placements of the one model: on one device, in turn over several, or shared out over ranks."""
+
+import os
+
+
+def is_follower() -> bool:
+    """Whether this process was started as a further rank of a command, by Fabric, torchrun or SLURM."""
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return any(int(os.environ.get(name) or 0) > 0 for name in names)

@@ -12,7 +12,6 @@ from mygpt.decode import prefill
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.options import Sampling
-from mygpt.parallel.single import allocate_cache
 from tests.families.variants import variant
 from tests.families.variants.base import TINY
 
@@ -39,7 +38,7 @@ def test_the_cache_holds_one_latent_and_one_rotated_key_per_token_and_layer(
     model = LLM.load(str(tmp_path), precision=precision, accelerator="cpu").loaded.model
     latent, element = model.config.latent, model.embed.weight.element_size()
     assert latent is not None
-    cache = allocate_cache(model, batch_size=3, slots=7)
+    cache = model.allocate_cache(batch_size=3, slots=7)
     assert cache.nbytes == 3 * 7 * model.config.n_layers * (latent.rank + latent.rotated_dim) * element
 
 
@@ -51,7 +50,7 @@ def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch:
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
 
     def chunked(rows: list[list[int]]) -> torch.Tensor:
-        return prefill(model, allocate_cache(model, len(rows), max(LENGTHS) + 3), rows)
+        return prefill(model, model.allocate_cache(len(rows), max(LENGTHS) + 3), rows)
 
     torch.testing.assert_close(torch.cat([chunked([p]) for p in prompts]), whole, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(chunked(prompts), whole, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,6 @@ from transformers import PreTrainedModel
 
 from mygpt import LLM
 from mygpt.decode import Generation, prefill, step
-from mygpt.parallel.single import allocate_cache
 from tests.families.conftest import RecordError
 from tests.families.variants import ORIGINAL, VARIANTS, Variant
 
@@ -47,7 +46,7 @@ def test_cached_logits_equal_uncached(pair: tuple[LLM, PreTrainedModel]) -> None
     ids = torch.randint(0, llm.config.vocab_size, (2, ORIGINAL + 3))
     whole = [llm.logits(ids[:, : n + 1])[:, -1] for n in range(ids.shape[1])]
     generations = [Generation(row[:start].tolist(), max_new_tokens=99, seed=0) for row in ids]
-    cache = allocate_cache(model, 2, ids.shape[1])
+    cache = model.allocate_cache(2, ids.shape[1])
     logits = prefill(model, cache, [g.prompt_ids for g in generations])
     assert relative_error(logits, whole[start - 1]) < 1e-5
     for place in range(start, ids.shape[1]):

@@ -8,7 +8,6 @@ import torch
 from mygpt import LLM
 from mygpt.decode import prefill
 from mygpt.options import Sampling
-from mygpt.parallel.single import allocate_cache
 from tests.families.variants import WINDOW, variant
 
 LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW)
@@ -46,7 +45,7 @@ def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch:
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
 
     def chunked(rows: list[list[int]]) -> torch.Tensor:
-        return prefill(llm.loaded.model, allocate_cache(llm.loaded.model, len(rows), 3 * WINDOW + 5), rows)
+        return prefill(llm.loaded.model, llm.loaded.model.allocate_cache(len(rows), 3 * WINDOW + 5), rows)
 
     torch.testing.assert_close(torch.cat([chunked([p]) for p in prompts]), whole, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(chunked(prompts), whole, rtol=1e-4, atol=1e-4)
@@ -74,7 +73,7 @@ def test_samples_of_one_prompt_share_its_prefill(llm: LLM) -> None:
 @torch.inference_mode()
 def test_a_window_layer_holds_its_window_only_and_a_cut_back_cache_starts_anew(llm: LLM) -> None:
     model, prompt = llm.loaded.model, random_prompts(llm)[-1]
-    cache = allocate_cache(model, 1, 100)
+    cache = model.allocate_cache(1, 100)
     window = max(llm.config.windows)
     assert {layer.size for layer, w in zip(cache.layers, llm.config.windows, strict=True) if w} == {window}
     prefill(model, cache, [prompt])

@@ -1,0 +1,11 @@
+"""`mygpt generate_sequentially`: generate, with the layers on several devices that work in turn."""
+
+from collections.abc import Sequence
+
+from mygpt.commands import generate
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse the options, load the model, print what it writes."""
+    description = "Generate text with the layers on several devices, which work in turn."
+    generate.run(arguments, "generate_sequentially", description, strategy="sequential")

@@ -1,0 +1,202 @@
+"""Rank 0 runs the program; the others follow it, forward pass by forward pass.
+
+Messages are JSON, sent from rank 0 to all by one broadcast on their hosts. So a decode loop, a chat or a script
+is written once, for one process, and every rank takes part in each of its forward passes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import signal
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mygpt.cache import KVCache
+from mygpt.completion import peak_memory_bytes
+from mygpt.config import Config
+from mygpt.model import GPT
+from mygpt.parallel.ranks import Ranks
+from mygpt.rope import RotaryEmbedding
+
+HEADER = 8192  # bytes; a message that is no longer takes one broadcast
+
+
+class Channel:
+    """Messages from rank 0 to all others."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    def send(self, *message: Any) -> None:
+        """Called by rank 0; the others are in `receive`."""
+        text = json.dumps(message).encode()
+        data = torch.frombuffer(bytearray(len(text).to_bytes(8, "little") + text), dtype=torch.uint8)
+        header = torch.zeros(HEADER, dtype=torch.uint8)
+        header[: min(HEADER, len(data))] = data[:HEADER]
+        dist.broadcast(header, 0, group=self.ranks.control)
+        if len(data) > HEADER:
+            dist.broadcast(data, 0, group=self.ranks.control)
+
+    def receive(self) -> list[Any]:
+        """The next message."""
+        data = torch.zeros(HEADER, dtype=torch.uint8)
+        dist.broadcast(data, 0, group=self.ranks.control)
+        length = 8 + int.from_bytes(bytes(data[:8].tolist()), "little")
+        if length > HEADER:
+            data = torch.zeros(length, dtype=torch.uint8)
+            dist.broadcast(data, 0, group=self.ranks.control)
+        message: list[Any] = json.loads(data[8:length].numpy().tobytes())
+        return message
+
+    def peak_memory(self) -> list[int]:
+        """The most that each rank's device held, in bytes; every rank calls it."""
+        peaks = torch.zeros(self.ranks.world_size, dtype=torch.int64)
+        peaks[self.ranks.rank] = peak_memory_bytes(self.ranks.device)
+        dist.all_reduce(peaks, group=self.ranks.control)
+        return peaks.tolist()
+
+
+class Leader:
+    """The model as rank 0's decode loop sees it: each call is every rank's."""
+
+    def __init__(self, model: GPT, channel: Channel) -> None:
+        self.model = model
+        self.channel = channel
+        self.freed: list[int] = []  # caches that the others may forget, told with the next message
+        self.n_caches = 0
+        atexit.register(self.close)
+        self.usable = True  # not in the middle of a forward pass that failed
+        self.closed = False
+
+    @property
+    def config(self) -> Config:
+        """The whole model's."""
+        return self.model.config
+
+    @property
+    def rope(self) -> RotaryEmbedding:
+        """The rotary embedding of the layers without a window."""
+        return self.model.rope
+
+    def __call__(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        last: list[int] | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        """As `GPT.forward`."""
+        held = None
+        if cache is not None:
+            assert isinstance(cache, MirroredCache)
+            held = [cache.number, cache.slots, cache.lengths]
+        with self.together("forward", ids.tolist(), held, last, lengths):
+            logits: Tensor = self.model(ids, cache, last=last, lengths=lengths)
+        return logits
+
+    def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
+        """An empty cache, mirrored on every rank."""
+        own = self.model.allocate_cache(batch_size, slots)
+        return MirroredCache(self, own, batch_size, slots)
+
+    def peak_memory(self) -> list[int]:
+        """The most that each rank's device held, in bytes."""
+        with self.together("memory"):
+            return self.channel.peak_memory()
+
+    @contextmanager
+    def together(self, *message: Any) -> Iterator[None]:
+        """Send a message and do what it says, whole: Ctrl-C waits, or the ranks would lose step."""
+        interrupted = []
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True)) if main else None
+        self.usable = False
+        try:
+            self.channel.send(self.freed, *message)
+            self.freed.clear()
+            yield
+            self.usable = True
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Tell the others that it is over."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.usable:
+            self.channel.send(self.freed, "end")
+        else:
+            self.channel.ranks.watch.kill()
+
+
+class MirroredCache(KVCache):
+    """Rank 0's part of a cache that every rank has, known to them by its number."""
+
+    def __init__(self, leader: Leader, own: KVCache, batch_size: int, slots: int) -> None:
+        super().__init__(own.shapes, batch_size, slots, own.devices, own.dtype)
+        self.leader = leader
+        self.number = leader.n_caches
+        leader.n_caches += 1
+        with leader.together("allocate", self.number, batch_size, slots):
+            pass
+        weakref.finalize(self, leader.freed.append, self.number)
+
+    def empty_like(self, batch_size: int, slots: int) -> KVCache:
+        """An empty cache of the same layers, of another size."""
+        return self.leader.allocate_cache(batch_size, slots)
+
+    def reserve(self, slots: int) -> None:
+        """Have at least so many slots."""
+        if slots > self.slots:
+            with self.leader.together("reserve", self.number, slots):
+                super().reserve(slots)
+
+    def copy_rows(self, source: KVCache, rows: Sequence[int]) -> None:
+        """Fill every sequence from row `rows[b]` of `source`."""
+        assert isinstance(source, MirroredCache)
+        with self.leader.together("copy", self.number, source.number, list(rows)):
+            super().copy_rows(source, rows)
+
+
+@torch.inference_mode()
+def follow(model: GPT, channel: Channel) -> None:
+    """Do what rank 0 does until it ends."""
+    caches: dict[int, KVCache] = {}
+    while True:
+        freed, kind, *rest = channel.receive()
+        for number in freed:
+            caches.pop(number, None)
+        if kind == "end":
+            return
+        if kind == "forward":
+            ids, held, last, lengths = rest
+            cache = None
+            if held is not None:
+                number, _, cached = held
+                cache = caches[number]
+                cache.lengths = cached
+            model(torch.tensor(ids), cache, last=last, lengths=lengths)
+        elif kind == "allocate":
+            number, batch_size, slots = rest
+            caches[number] = model.allocate_cache(batch_size, slots)
+        elif kind == "reserve":
+            number, slots = rest
+            caches[number].reserve(slots)
+        elif kind == "copy":
+            number, source, rows = rest
+            caches[number].copy_rows(caches[source], rows)
+        elif kind == "memory":
+            channel.peak_memory()

@@ -1,0 +1,44 @@
+"""Fully sharded data parallelism (FSDP2, `torch.distributed.fsdp.fully_shard`), for inference.
+
+Each rank keeps a share of every weight and gathers a layer's others when it comes to it. All ranks compute the same.
+It takes no more than that the weights fit all devices together, but sends all of them about for each token.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mygpt.context import Places
+from mygpt.model import GPT
+from mygpt.weights import Place, Slot
+
+
+def shard(model: GPT, mesh: DeviceMesh, device: torch.device, *, cpu_offload: bool) -> None:
+    """Share out the weights of a model on the meta device, layer by layer; they are left to be filled.
+
+    With `cpu_offload` the shares stay in host memory, and come to the device with their layer.
+    """
+    policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if cpu_offload else OffloadPolicy()
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh, offload_policy=policy)
+    fully_shard(model, mesh=mesh, offload_policy=policy)
+    model.to_empty(device=torch.device("cpu") if cpu_offload else device)
+    model.places = Places(model.config).to(device)  # to_empty has emptied its tables too
+
+
+@torch.no_grad()
+def put_share(slot: Slot, name: str, tensor: Tensor, place: Place) -> None:
+    """Put the rows of a whole tensor that are this rank's into its share of the slot's parameter."""
+    parameter: DTensor = getattr(slot.module, slot.parameter)
+    local = parameter.to_local()
+    share = -(-parameter.shape[0] // dist.get_world_size())
+    first = dist.get_rank() * share  # of the parameter's rows
+    start = slot.rows.start if slot.rows else 0
+    begin, end = max(first, start), min(first + len(local), start + len(tensor))
+    if begin < end:
+        local[begin - first : end - first] = place(name, tensor[begin - start : end - start])

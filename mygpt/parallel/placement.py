@@ -1,0 +1,100 @@
+"""Which devices run a model, and how they share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mygpt.config import Config
+from mygpt.errors import InputError
+from mygpt.model import GPT
+from mygpt.options import LoadOptions
+from mygpt.parallel.devices import free_bytes, mover, pick_devices
+from mygpt.parallel.ranks import Ranks, launch
+from mygpt.parallel.sequential import SequentialGPT, partition
+from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
+from mygpt.weights import fill, put_whole
+
+Stream = Iterable[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The devices of this process, and with what others it shares the model.
+
+    Attributes:
+        strategy: None (one device), "sequential", "tensor" or "fsdp".
+        devices: of this process.
+        names: of all devices.
+        ranks: where several processes run the model.
+        cpu_offload: the weights stay in host memory until they are needed (fsdp).
+    """
+
+    strategy: str | None
+    devices: tuple[torch.device, ...]
+    names: tuple[str, ...]
+    ranks: Ranks | None = None
+    cpu_offload: bool = False
+
+    def fill(self, model: GPT, tensors: Stream, precision: str, source: str) -> None:
+        """Make a model on the meta device the part that this process holds, and fill it from whole tensors.
+
+        Raises:
+            InputError: the model cannot be shared out so, or does not fit; the tensors are not the model's.
+        """
+        device = self.devices[0]
+        if isinstance(model, SequentialGPT):
+            model.split(self.devices, partition(model, self.devices, [*map(free_bytes, self.devices)]))
+            fill(model, tensors, mover(model.device_of, precision), source)
+            return
+        put = put_whole
+        if self.ranks is not None and self.strategy == "tensor":
+            tensors = TensorShard(model, self.ranks.rank, self.ranks.world_size).slices(tensors)
+        elif self.ranks is not None:
+            from mygpt.parallel import fsdp  # DTensor takes its time
+
+            fsdp.shard(model, self.ranks.mesh, device, cpu_offload=self.cpu_offload)
+            put = fsdp.put_share
+        fill(model, tensors, mover(lambda name: device, precision), source, put)
+        model.places.to(device)
+
+
+def choose_placement(config: Config, options: LoadOptions) -> Placement:
+    """The placement that the options ask for; starts the ranks where it has several.
+
+    Raises:
+        InputError: there are no such devices, or the model cannot be shared out over them.
+    """
+    devices = pick_devices(options.accelerator, options.devices)
+    count = len(devices) * options.num_nodes
+    strategy = _choose_strategy(config, options, count)
+    if strategy is None:
+        return Placement(None, (devices[0],), (str(devices[0]),))
+    names = tuple(f"{devices[0].type}:{number}" for number in range(count))
+    if strategy == "sequential":
+        names = names if devices[0].index is None else tuple(map(str, devices))
+        return Placement(strategy, tuple(devices), names)
+    if strategy == "tensor":
+        check_divisible(config, count)
+    ranks = launch(devices[0].type, len(devices), options.num_nodes)
+    return Placement(strategy, (ranks.device,), names, ranks, options.cpu_offload)
+
+
+def _choose_strategy(config: Config, options: LoadOptions, count: int) -> str | None:
+    listed = isinstance(options.devices, str) and "," in options.devices
+    if options.strategy == "auto":
+        divides = count in device_counts(config, count)
+        strategy = "sequential" if listed or not divides else "tensor"
+    else:
+        strategy = options.strategy or "sequential"
+    if strategy != "sequential" and listed:
+        raise InputError(
+            f"--devices {options.devices}: only layers in turn can be put on a list; give a number"
+        )
+    if options.num_nodes > 1 and strategy == "sequential":
+        why = "" if options.strategy == "sequential" else ", and nothing else divides the model"
+        raise InputError(f"--num_nodes {options.num_nodes}: layers in turn stay on one machine{why}; use 1")
+    return strategy if count > 1 else None

@@ -1,0 +1,150 @@
+"""A model whose layers stand on several devices and run in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mygpt.cache import KVCache
+from mygpt.context import Places
+from mygpt.errors import InputError
+from mygpt.model import GPT
+
+# Tokens whose keys and values are counted in when layers are shared out.
+CACHED_TOKENS = 4096
+# Of a GPU's free memory, for what a forward pass needs besides weights and cache.
+USABLE = 0.92
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some layers, the device they stand on, and the maker of their contexts there."""
+
+    device: torch.device
+    layers: range
+    places: Places
+
+
+class SequentialGPT(GPT):
+    """`GPT` in parts. Between them the residual stream alone goes from device to device.
+
+    ids ── embed ── part 1 ──> … ──> part N ── norm ── head ── logits
+    """
+
+    parts: list[Part]
+
+    def split(self, devices: Sequence[torch.device], counts: Sequence[int]) -> None:
+        """Give each device the next `counts` layers. Done before weights are loaded: it moves none."""
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        self.parts = [
+            Part(device, range(start, start + count), deepcopy(self.places).to(device))
+            for device, start, count in zip(devices, starts, counts, strict=True)
+            if count
+        ]
+
+    def device_of(self, name: str) -> torch.device:
+        """Where the weight of that name belongs."""
+        if name.startswith("layers."):
+            layer = int(name.split(".")[1])
+            return next(part.device for part in self.parts if layer in part.layers)
+        at_the_end = name.startswith(("head.", "norm.")) and not self.config.tie_embeddings
+        return self.parts[-1 if at_the_end else 0].device  # a tied head stands where the embedding does
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        last: list[int] | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        """As `GPT.forward`; the logits are where the head is."""
+        x: Tensor | None = None
+        for part in self.parts:
+            context = self.context(part.places, ids, cache, last, lengths)
+            x = self.embedded(ids, context) if x is None else x.to(part.device)
+            x = self.run(part.layers, x, context, cache)
+        assert x is not None
+        return self.logits(x.to(self.device_of("head.")), last)
+
+
+def partition(model: GPT, devices: Sequence[torch.device], free: Sequence[float]) -> list[int]:
+    """How many layers each device gets, such that the fullest one is as empty as can be.
+
+    Embedding, head and the keys and values of `CACHED_TOKENS` tokens count in. A CPU among GPUs gets what does
+    not fit on them.
+
+    Args:
+        model: on the meta device, in the precision and quantization that it will have.
+        devices: in the order of the layers.
+        free: bytes that each has room for.
+
+    Raises:
+        InputError: the model does not fit.
+    """
+    sizes = layer_bytes(model)
+    first, end = end_bytes(model)
+    loads = [*sizes]
+    loads[0] += first
+    loads[-1] += end
+    mixed = {device.type for device in devices} != {devices[0].type}
+    spills = [mixed and device.type == "cpu" for device in devices]
+    for limits_of_spills in (0.0, float("inf")):
+        limits = [limits_of_spills if spill else room for spill, room in zip(spills, free, strict=True)]
+        if (counts := _even(loads, limits)) is not None:
+            return counts
+    need, room = sum(loads) / 1e9, sum(free) / 1e9
+    raise InputError(
+        f"the model needs {need:.1f} GB and the {len(devices)} devices have {room:.1f} GB free; use more of them, "
+        "--quantize bnb.nf4, or see what fits with 'mygpt plan'"
+    )
+
+
+def _even(loads: Sequence[int], limits: Sequence[float]) -> list[int] | None:
+    """Counts of consecutive loads for each limit, with the smallest largest sum; None where they do not fit."""
+    counts = _fill(loads, limits)
+    if counts is None:
+        return None
+    low, high = max(loads) - 1, sum(loads)
+    while high - low > 1:  # the smallest sum that is enough lies above `low`, and at or below `high`
+        middle = (low + high) // 2
+        tried = _fill(loads, [min(limit, middle) for limit in limits])
+        low, high, counts = (middle, high, counts) if tried is None else (low, middle, tried)
+    return counts
+
+
+def _fill(loads: Sequence[int], limits: Sequence[float]) -> list[int] | None:
+    counts, place = [], 0
+    for limit in limits:
+        start, held = place, 0
+        while place < len(loads) and held + loads[place] <= limit:
+            held += loads[place]
+            place += 1
+        counts.append(place - start)
+    return counts if place == len(loads) else None
+
+
+def layer_bytes(model: GPT) -> list[int]:
+    """What each layer takes: its weights, and the keys and values of `CACHED_TOKENS` tokens."""
+    slots = min(CACHED_TOKENS, model.config.context_length)
+    cache = model.allocate_cache(1, slots)
+    return [
+        weight_bytes(layer) + cached.nbytes for layer, cached in zip(model.layers, cache.layers, strict=True)
+    ]
+
+
+def end_bytes(model: GPT) -> tuple[int, int]:
+    """What stands before the layers and what behind them; a tied head is the embedding."""
+    before = [model.embed] + ([model.position_embed] if model.position_embed else [])
+    after = [model.norm] + ([model.head] if model.head else [])
+    sizes = [sum(map(weight_bytes, modules)) for modules in (before, after)]
+    return (sum(sizes), 0) if model.head is None else (sizes[0], sizes[1])
+
+
+def weight_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a module's weights."""
+    return sum(parameter.nbytes for parameter in module.parameters())
