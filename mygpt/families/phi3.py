@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_DEFAULTS = {
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+}
+
+
 def _read_config(fields: Fields) -> Config:
-    raw = {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096, **fields.raw}
-    config = read_llama(Fields(raw, fields.source))
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     window = fields.get("sliding_window", None)
     return replace(
         config,

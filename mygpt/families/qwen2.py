@@ -17,7 +17,7 @@ def read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:
 
 
 def _read_config(fields: Fields) -> Config:
-    config = read_llama(fields)
+    config = read_llama(Fields({"max_position_embeddings": 32_768, **fields.raw}, fields.source))
     return replace(
         config,
         attention_bias=True,

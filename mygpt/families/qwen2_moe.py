@@ -7,7 +7,7 @@ from mygpt.families import llama, moe_fields
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 
-_DEFAULTS = {"num_key_value_heads": 16}
+_DEFAULTS = {"num_key_value_heads": 16, "max_position_embeddings": 32_768}
 
 
 def _read_config(fields: Fields) -> Config:
