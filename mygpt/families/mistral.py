@@ -21,7 +21,7 @@ def read_mistral(fields: Fields) -> Config:
 
 FAMILY = Family(
     model_type="mistral",
-    summary="Mistral 7B, Mistral Nemo, Mistral Small, Zephyr, Mathstral",
+    summary="Mistral 7B, Mistral Nemo, Mistral Small, Zephyr, Mathstral, H2O-Danube 1 and 2",
     examples=("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-Nemo-Instruct-2407"),
     read_config=read_mistral,
     names=NAMES,

@@ -43,7 +43,7 @@ def split_gate_up(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
 
 FAMILY = Family(
     model_type="phi3",
-    summary="Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
+    summary="Phi-3, Phi-3.5, Phi-4, Phi-4-mini, Phi-4-reasoning",
     examples=("microsoft/Phi-3.5-mini-instruct", "microsoft/phi-4", "microsoft/Phi-4-mini-instruct"),
     read_config=_read_config,
     names={
