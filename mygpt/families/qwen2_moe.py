@@ -27,7 +27,7 @@ def _read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:
     """Unlike Qwen2's, where the file does not say they are in every second of the lower layers."""
     if not fields.flag("use_sliding_window", False):
         return ()
-    end = int(fields.get("max_window_layers", 28))
+    end = fields.count("max_window_layers", 28)
     sliding = [i % 2 == 0 and i < end for i in range(n_layers)]
     return fields.windows(fields.integer("sliding_window", 4096), sliding)
 
