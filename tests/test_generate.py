@@ -370,6 +370,19 @@ def test_precision_is_honoured(run_json: RunJson, folders: dict[str, Path], prec
     }
 
 
+def test_an_overflow_in_half_precision_is_an_error_with_the_remedy(
+    tmp_path: Path, run_json: RunJson, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] *= 1e6  # float16 ends at 65504
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert run_json(folder, "--prompt", "Hi", "--max_new_tokens", 2)[0]["new_tokens"] == 2
+    capfd.readouterr()
+    assert main(["generate", str(folder), "--prompt", "Hi", "--precision", "16-true"]) == 1
+    assert "bf16-true or 32-true" in capfd.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 def test_compiled_gives_the_same_ids(
     run_json: RunJson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

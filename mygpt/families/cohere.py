@@ -13,8 +13,11 @@ _DEFAULTS = {"tie_word_embeddings": True, "max_position_embeddings": 8192}
 
 def read_cohere(fields: Fields) -> Config:
     """What all generations of Command R share."""
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     return replace(
-        read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source)),
+        config,
+        # Command R says so beside the 8192 positions of its pre-training.
+        context_length=fields.integer("model_max_length", config.context_length),
         norm="layer_no_bias",
         norm_eps=fields.number("layer_norm_eps", 1e-5),
         residual="parallel",

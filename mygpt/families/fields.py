@@ -56,6 +56,13 @@ class Fields:
             raise self.error(key, "a whole number above 0")
         return value
 
+    def count(self, key: str, default: Any = _REQUIRED) -> int:
+        """A whole number, which may be zero."""
+        value = self.get(key, default)
+        if type(value) is not int or value < 0:
+            raise self.error(key, "a whole number, 0 or above")
+        return value
+
     def number(self, key: str, default: Any = _REQUIRED) -> float:
         """A finite number above zero."""
         value = self.get(key, default)

@@ -18,7 +18,7 @@ NAMES: dict[str, str | Split] = {
 
 
 def _read_config(fields: Fields) -> Config:
-    config = read_gemma(fields)
+    config = read_gemma(Fields({"num_key_value_heads": 4, **fields.raw}, fields.source))
     window = fields.integer("sliding_window", 4096)
     return replace(
         config,

@@ -20,7 +20,7 @@ def _read_config(fields: Fields) -> Config:
 
 FAMILY = Family(
     model_type="granite",
-    summary="Granite 3.0 to 3.3, Granite Code",
+    summary="Granite 3.0 to 3.3, dense",
     examples=("ibm-granite/granite-3.3-2b-instruct",),
     read_config=_read_config,
     names=NAMES,

@@ -44,9 +44,7 @@ def read_deepseek_moe(
     """The experts of DeepSeek's configurations, whose numbers the family gives defaults for."""
     n_experts, n_chosen = moe_fields.read_experts(fields, "n_routed_experts", per_token=per_token)
     n_groups, n_groups_chosen = _read_groups(fields, n_experts, n_chosen) if grouped else (1, 1)
-    dense, step = fields.get("first_k_dense_replace"), fields.integer("moe_layer_freq", 1)
-    if type(dense) is not int or dense < 0:
-        raise fields.error("first_k_dense_replace", "a number of layers")
+    dense, step = fields.count("first_k_dense_replace"), fields.integer("moe_layer_freq", 1)
     width = fields.integer("moe_intermediate_size")
     return MoEConfig(
         n_experts=n_experts,

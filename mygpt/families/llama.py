@@ -52,7 +52,8 @@ def read_llama(fields: Fields) -> Config:
 
 FAMILY = Family(
     model_type="llama",
-    summary="Llama 1 to 3.3, CodeLlama, Vicuna, TinyLlama, OpenLLaMA, SmolLM2, DeepSeek-R1-Distill, Falcon 3",
+    summary="Llama 1 to 3.3, CodeLlama, Vicuna, LongChat, TinyLlama, OpenLLaMA, SmolLM2, DeepSeek-R1-Distill, "
+    "Falcon 3, Salamandra, Platypus, Stable Beluga, Nous Hermes, Granite Code 3B and 8B",
     examples=(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "meta-llama/Llama-3.2-1B-Instruct",

@@ -7,7 +7,12 @@ from mygpt.families import llama, moe_fields
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 
-_DEFAULTS = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
+_DEFAULTS = {
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+}
 
 
 def _read_config(fields: Fields) -> Config:

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 
 def read_experts(fields: Fields, *keys: str, per_token: int | None) -> tuple[int, int]:
-    """How many experts there are, by the first of the keys that the file has, and how many a token runs through."""
+    """How many experts there are, by the first of the keys that the file has, and how many a token runs through.
+
+    The latter is `per_token` where the file does not say; None: it must.
+    """
     key = next((key for key in keys if fields.raw.get(key) is not None), keys[0])
     n_experts = fields.integer(key)
-    chosen = fields.integer("num_experts_per_tok", per_token)
+    default = () if per_token is None else (per_token,)
+    chosen = fields.integer("num_experts_per_tok", *default)
     if chosen > n_experts:
         raise fields.error("num_experts_per_tok", f"at most '{key}' ({n_experts})")
     return n_experts, chosen

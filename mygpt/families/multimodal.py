@@ -15,9 +15,9 @@ def text_fields(fields: Fields) -> Fields:
     text = fields.get("text_config")
     if not isinstance(text, dict):
         raise fields.error("text_config", "an object")
-    # Either of the two objects may hold this key.
+    # Either of the two objects may hold this key, or both: the head belongs to the whole, whose word counts.
     tied = {key: fields.raw[key] for key in ("tie_word_embeddings",) if key in fields.raw}
-    return Fields({**tied, **text}, f"{fields.source}: 'text_config'")
+    return Fields({**text, **tied}, f"{fields.source}: 'text_config'")
 
 
 def text_names(names: Mapping[str, str | Split]) -> dict[str, str | Split]:

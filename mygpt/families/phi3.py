@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_DEFAULTS = {
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+}
+
+
 def _read_config(fields: Fields) -> Config:
-    raw = {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096, **fields.raw}
-    config = read_llama(Fields(raw, fields.source))
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     window = fields.get("sliding_window", None)
     return replace(
         config,
@@ -37,7 +43,7 @@ def split_gate_up(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
 
 FAMILY = Family(
     model_type="phi3",
-    summary="Phi-3, Phi-3.5, Phi-4, Phi-4-mini",
+    summary="Phi-3, Phi-3.5, Phi-4, Phi-4-mini, Phi-4-reasoning",
     examples=("microsoft/Phi-3.5-mini-instruct", "microsoft/phi-4", "microsoft/Phi-4-mini-instruct"),
     read_config=_read_config,
     names={

@@ -12,12 +12,12 @@ def read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:
     """The layers' windows, off unless `use_sliding_window` says so; Qwen3 has the same keys."""
     if not fields.flag("use_sliding_window", False):
         return ()
-    first = int(fields.get("max_window_layers", 28))
+    first = fields.count("max_window_layers", 28)
     return fields.windows(fields.integer("sliding_window", 4096), [i >= first for i in range(n_layers)])
 
 
 def _read_config(fields: Fields) -> Config:
-    config = read_llama(fields)
+    config = read_llama(Fields({"max_position_embeddings": 32_768, **fields.raw}, fields.source))
     return replace(
         config,
         attention_bias=True,

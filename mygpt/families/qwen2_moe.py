@@ -7,7 +7,7 @@ from mygpt.families import llama, moe_fields
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 
-_DEFAULTS = {"num_key_value_heads": 16}
+_DEFAULTS = {"num_key_value_heads": 16, "max_position_embeddings": 32_768}
 
 
 def _read_config(fields: Fields) -> Config:
@@ -27,7 +27,7 @@ def _read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:
     """Unlike Qwen2's, where the file does not say they are in every second of the lower layers."""
     if not fields.flag("use_sliding_window", False):
         return ()
-    end = int(fields.get("max_window_layers", 28))
+    end = fields.count("max_window_layers", 28)
     sliding = [i % 2 == 0 and i < end for i in range(n_layers)]
     return fields.windows(fields.integer("sliding_window", 4096), sliding)
 

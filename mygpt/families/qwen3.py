@@ -8,9 +8,11 @@ from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 from mygpt.families.qwen2 import read_windows
 
+_DEFAULTS = {"head_dim": 128, "max_position_embeddings": 32_768}
+
 
 def _read_config(fields: Fields) -> Config:
-    config = read_llama(Fields({"head_dim": 128, **fields.raw}, fields.source))
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     return replace(
         config,
         qk_norm="head",

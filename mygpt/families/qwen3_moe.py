@@ -7,7 +7,7 @@ from mygpt.families import llama, moe_fields, qwen3
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 
-_DEFAULTS = {"num_key_value_heads": 4}
+_DEFAULTS = {"num_key_value_heads": 4, "max_position_embeddings": 32_768}
 
 
 def _read_config(fields: Fields) -> Config:

@@ -16,10 +16,12 @@ _ROPE_KEYS: dict[RopeType, tuple[str, ...]] = {
     "linear": ("factor",),
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    "yarn": (
+        "factor", "beta_fast", "beta_slow", "attention_factor", "attn_factor", "mscale", "mscale_all_dim", "truncate",
+    ),
     "longrope": ("short_factor", "long_factor", "factor", "attention_factor"),
     "divisors": ("divisors",),
-}
+}  # fmt: skip
 _HARMLESS_ROPE_KEYS = (
     "type", "rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings",
     "max_position_embeddings", "finetuned",
@@ -68,10 +70,16 @@ def with_rope_of(model: Fields, kind: str, *, theta: float, theta_key: str = "ro
     if not isinstance(parameters, dict) or not {*parameters} <= {*kinds}:
         raise model.error("rope_parameters", f"an object with the keys {' and '.join(kinds)}")
     own = {"rope_theta": theta, **(parameters.get(kind) or {})}
+    if kind == "sliding_attention" and own.get("rope_type") in ("dynamic", "longrope"):
+        # `RotaryEmbedding.outdates_cache` is asked of the other layers' rope alone.
+        raise InputError(f"{model.source}: the rope type {own['rope_type']!r} is not supported for '{kind}'")
     return Fields({**model.raw, "rope_parameters": own}, model.source)
 
 
 def _scaling(model: Fields) -> Fields:
+    if (ratio := model.raw.get("rope_condense_ratio")) and not model.raw.get("rope_scaling"):
+        # LongChat's key, from before `rope_scaling`; its authors patched transformers, which passes over it.
+        return Fields({"type": "linear", "factor": ratio}, f"{model.source}: 'rope_condense_ratio'")
     key = "rope_parameters" if model.raw.get("rope_parameters") else "rope_scaling"
     values = model.get(key, {})
     if not isinstance(values, dict):
@@ -145,7 +153,8 @@ def _read_yarn(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
     factor = scaling.number("factor", model.integer("max_position_embeddings", 2048) / original)
     # 0 counts as absent, as in transformers.
     mscales = [scaling.number(key) if scaling.raw.get(key) else None for key in ("mscale", "mscale_all_dim")]
-    default = _yarn_attention_factor(factor, *mscales)
+    # DeepSeek-R1-0528-Qwen3-8B's key, by which vLLM multiplies: there it makes exactly 1. transformers passes over it.
+    default = _yarn_attention_factor(factor, *mscales) * scaling.number("attn_factor", 1.0)
     return replace(
         rope,
         factor=factor,

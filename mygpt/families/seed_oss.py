@@ -7,9 +7,16 @@ from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 
+_DEFAULTS = {
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 524_288,
+    "attention_bias": True,
+}
+
 
 def _read_config(fields: Fields) -> Config:
-    config = read_llama(Fields({"attention_bias": True, "head_dim": 128, **fields.raw}, fields.source))
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     return replace(config, attention_output_bias=fields.flag("attention_out_bias", False))
 
 

@@ -7,9 +7,16 @@ from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 
+_DEFAULTS = {
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32_768,
+    "rope_theta": 2_000_000.0,
+    "tie_word_embeddings": True,
+}
+
 
 def _read_config(fields: Fields) -> Config:
-    config = read_llama(Fields({"tie_word_embeddings": True, **fields.raw}, fields.source))
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     interval = fields.integer("no_rope_layer_interval", 4)
     # Despite the name, 1 marks a layer that is rotated.
     rotated = fields.get("no_rope_layers", [int((i + 1) % interval != 0) for i in range(config.n_layers)])

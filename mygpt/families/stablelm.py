@@ -7,9 +7,11 @@ from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 
+_DEFAULTS = {"max_position_embeddings": 4096, "partial_rotary_factor": 0.25}
+
 
 def _read_config(fields: Fields) -> Config:
-    config = read_llama(Fields({"partial_rotary_factor": 0.25, **fields.raw}, fields.source))
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     parallel = fields.flag("use_parallel_residual", False)
     return replace(
         config,

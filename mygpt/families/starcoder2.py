@@ -7,9 +7,11 @@ from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 
+_DEFAULTS = {"num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True}
+
 
 def _read_config(fields: Fields) -> Config:
-    config = read_llama(Fields({"tie_word_embeddings": True, **fields.raw}, fields.source))
+    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     bias = fields.flag("use_bias", True)
     window = fields.get("sliding_window", None)
     return replace(

@@ -65,6 +65,7 @@ def test_the_context_that_a_rope_type_gives(rope: dict[str, Any], context: int) 
             "'twist' is not understood",
         ),
         ("falcon", {"alibi": True}, "'alibi'"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": "all"}, "'max_window_layers' must be"),
         ("gpt2", {"add_cross_attention": True}, "'add_cross_attention'"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
         ("llama", {"quantization_config": {"quant_method": "mxfp4"}}, "'mxfp4'"),  # gpt-oss's alone

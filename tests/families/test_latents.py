@@ -111,7 +111,7 @@ def test_layers_of_experts_may_be_some_of_those_after_the_dense_ones() -> None:
         ("deepseek-v3", {"n_group": 3}, r"'n_group' must be a divisor of 'n_routed_experts' \(8\), it is 3"),
         ("deepseek-v3", {"n_group": 8, "topk_group": 4}, r"'n_group' must be at most half"),
         ("deepseek-v3", {"topk_group": 1}, r"'topk_group' must be at most 'n_group' \(4\), and enough for"),
-        ("deepseek-v3", {"first_k_dense_replace": -1}, "'first_k_dense_replace' must be a number of layers"),
+        ("deepseek-v3", {"first_k_dense_replace": -1}, "'first_k_dense_replace' must be a whole number"),
         ("deepseek-v3", {"num_experts_per_tok": 9}, "'num_experts_per_tok' must be at most 'n_routed_experts'"),
         (
             "deepseek-v3",

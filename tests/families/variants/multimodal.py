@@ -36,14 +36,14 @@ def gemma3(name: str, text: dict[str, Any], **changes: Any) -> Variant:
     return Variant(name, Gemma3Config, {**changes, "text_config": {**TINY[Gemma3TextConfig], **text}})
 
 
-def mistral3(name: str, text: type, **changes: Any) -> Variant:
-    """A variant whose `text_config` is of the class `text`, with these changes."""
+def mistral3(name: str, text: type, tied: bool | None = None, **changes: Any) -> Variant:
+    """A variant whose `text_config` is of the class `text`, with these changes; `tied` is the whole's word."""
     return Variant(
         name,
         Mistral3Config,
         {
             "text_config": text(**{**TINY[text], **changes}),
-            "tie_word_embeddings": changes.get("tie_word_embeddings", False),
+            "tie_word_embeddings": changes.get("tie_word_embeddings", False) if tied is None else tied,
         },
     )
 
@@ -72,5 +72,7 @@ VARIANTS = [
     ),
     mistral3("mistral3", MistralConfig),
     mistral3("mistral3-tied", MistralConfig, tie_word_embeddings=True),
+    mistral3("mistral3-tied-by-the-whole", MistralConfig, tied=True, tie_word_embeddings=False),
+    mistral3("mistral3-untied-by-the-whole", MistralConfig, tied=False, tie_word_embeddings=True),
     mistral3("mistral3-ministral", Ministral3Config),
 ]
