@@ -30,6 +30,7 @@ LAYERS = [
     {"transcript"},
     {"llm", "conversation"},
     {"__init__"},
+    {"repl"},
     {"commands", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
