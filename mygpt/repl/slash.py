@@ -35,12 +35,12 @@ def run_command(session: Session, text: str) -> None:
     Raises:
         InputError: there is no such command, or it cannot be done.
     """
-    name, _, rest = text.replace("\n", " \n", 1).partition(" ") if text not in ENDINGS else ("/exit", "", "")
+    name, rest = [*text.split(maxsplit=1), ""][:2] if text not in ENDINGS else ("/exit", "")
     if (command := COMMANDS.get(name)) is None:
         raise InputError(f"there is no command {name}; /help lists them (write /{name} to send it as a text)")
-    if rest.strip() and command.usage == name:
-        raise InputError(f"{name} takes nothing after it, there is {rest.strip()!r}")
-    command.run(session, rest.strip())
+    if rest and command.usage == name:
+        raise InputError(f"{name} takes nothing after it, there is {rest!r}")
+    command.run(session, rest)
 
 
 def statistics(conversation: Conversation) -> str:
