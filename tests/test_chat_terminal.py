@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ class Chat:
         """Press keys that make the editor accept a text."""
         self.process.send(keys)
         self.expect(READ)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not self.process.getecho() and time.monotonic() < deadline:
+            time.sleep(0.01)  # until the terminal makes signals of keys again; nothing is written then
 
     def type(self, text: str) -> str:
         """Type a line; returns what is on the screen up to the next prompt."""
