@@ -6,16 +6,16 @@ import contextlib
 import importlib
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 
 from mygpt import __version__
-from mygpt.errors import InputError, RunError
+from mygpt.errors import InputError, one_line
 from mygpt.parallel import is_follower
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {
+    "chat": "Talk with a model.",
     "generate": "Generate text from a prompt, or from a file of prompts.",
     "generate_sequentially": "The same with the layers on several devices, which work in turn.",
     "generate_tp": "The same with a slice of every matrix on each device.",
@@ -53,12 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("MYGPT_DEBUG") == "1":
             raise
         if not is_follower():
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         elif not isinstance(error, InputError):  # of bad input, rank 0 tells
-            print(
-                f"error: rank {os.environ.get('RANK') or os.environ['LOCAL_RANK']}: {_one_line(error)}",
-                file=sys.stderr,
-            )
+            rank = os.environ.get("RANK") or os.environ["LOCAL_RANK"]
+            print(f"error: rank {rank}: {one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
 
@@ -74,17 +72,6 @@ def _dispatch(arguments: list[str]) -> None:
         raise InputError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
     with contextlib.suppress(SystemExit):  # argparse's way out of --help and --print_config
         importlib.import_module(f"mygpt.commands.{name}").run(rest)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    text = re.sub(r"\bhf_[A-Za-z0-9]{16,}", "hf_***", text)  # a token, as in a mistyped option
-    if isinstance(error, InputError | RunError):
-        return text
-    # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
-        return f"out of memory; try a smaller --max_new_tokens, --batch_size or model ({text})"
-    return f"{type(error).__name__}: {text} (MYGPT_DEBUG=1 shows where)"
 
 
 if __name__ == "__main__":

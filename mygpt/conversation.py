@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mygpt.cache import KVCache
 from mygpt.completion import Timing
 from mygpt.decode import keep_common_prefix
-from mygpt.errors import InputError
-from mygpt.options import ChatOptions, Sampling
+from mygpt.errors import ContextOverflowError, InputError
+from mygpt.options import ChatOptions, Sampling, check_types
 from mygpt.prompt_styles import PLAIN
 from mygpt.prompts import Prompter
 from mygpt.transcript import Message, read_transcript, write_transcript
@@ -48,6 +48,7 @@ class Conversation:
 
     `messages` is the history, oldest first, and may be read at any time. Where it outgrows the context, the
     model sees the system message and the newest turns only: `n_dropped` messages stay in the history unseen.
+    `begins_in_thought`: the template opened a `<think>` for the answer to go on with, as some do.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Conversation:
             self.system = options.sys_prompt
         self.last: Turn | None = None
         self.n_dropped = 0
+        self.begins_in_thought = False
         self._seed = llm.seed(options.seed)
         self._cache: KVCache | None = None
         self._held: list[int] = []  # the ids that the cache holds
@@ -80,8 +82,10 @@ class Conversation:
         if text is not None:
             self.messages.insert(0, {"role": "system", "content": text})
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str, None, None]:
         """Say something; yields the answer piece by piece. It is in the history as far as it was read.
+
+        Closing the generator ends the answer. Where nothing of it was read yet, the message is taken back.
 
         Raises:
             InputError: the template refuses it, or it does not fit the context. Nothing is changed then.
@@ -93,7 +97,7 @@ class Conversation:
             if self.messages[-1]["role"] == "user":  # no answer was begun
                 self.messages.pop()
 
-    def regenerate(self) -> Iterator[str]:
+    def regenerate(self) -> Generator[str, None, None]:
         """Another answer to the last message, in place of the one it got.
 
         Raises:
@@ -134,13 +138,15 @@ class Conversation:
         """Change settings, by their options' names.
 
         Raises:
-            InputError: there is no such setting, or the value is out of range.
+            InputError: there is no such setting, or the value is of a wrong type or out of range.
         """
         if unknown := settings.keys() - self.settings.keys():
             raise InputError(f"there is no setting {min(unknown)!r}; there are {', '.join(self.settings)}")
         of_sampling = {field.name for field in fields(Sampling)}
         sampling = {name: value for name, value in settings.items() if name in of_sampling}
         options = {name: value for name, value in settings.items() if name not in of_sampling}
+        check_types(Sampling, sampling)
+        check_types(ChatOptions, options)
         new_sampling, new_options = replace(self.sampling, **sampling), replace(self.options, **options)
         self.sampling, self.options = new_sampling, new_options
         if "seed" in options:
@@ -156,8 +162,10 @@ class Conversation:
         self.change(**settings)
         self.messages, self.n_dropped = messages, 0
 
-    def _answer(self) -> Iterator[str]:
+    def _answer(self) -> Generator[str, None, None]:
         ids = self._fit()
+        ending = self.llm.tokenizer.backend.decode(ids[-16:], skip_special_tokens=False)
+        self.begins_in_thought = ending.rstrip().endswith("<think>")
         if self._cache is None:
             self._cache = self.llm.loaded.model.allocate_cache(1, len(ids))
         reused = keep_common_prefix(self.llm.loaded.model, self._cache, self._held, ids)
@@ -181,11 +189,12 @@ class Conversation:
         assert self._cache is not None
         completion, generation = batch.completions[0], batch.completions[0].generation
         ids = generation.prompt_ids + generation.new_ids
-        if not generation.new_ids:  # interrupted in the prefill, which may have overwritten part of a window
-            self._cache.truncate([0])
-            self._held = []
-            return
+        interrupted = generation.finish_reason is None
+        if interrupted and (not generation.new_ids or any(self.llm.config.windows)):
+            self._cache.truncate([0])  # the step that was cut short may have overwritten part of a window
         self._held = ids[: self._cache.lengths[0]]
+        if interrupted and not completion.text:  # nothing was said
+            return
         self.messages.append({"role": "assistant", "content": completion.text})
         self.last = Turn(
             len(generation.prompt_ids),
@@ -202,30 +211,30 @@ class Conversation:
         context = self.llm.config.context_length
         head = self.messages[: self.system is not None]
         room = min(self.options.max_new_tokens or context, context // 8)
+        dropped = self.n_dropped
         while True:
-            ids = self.prompter.encode([*head, *self.messages[len(head) + self.n_dropped :]])
+            ids = self.prompter.encode([*head, *self.messages[len(head) + dropped :]])
             left = context - len(ids)
-            if left >= room:
+            more = self._without_oldest_turn(len(head), dropped)
+            if left >= room or (more is None and left > 0):
+                self.n_dropped = dropped
                 return ids
-            rest = self._without_oldest_turn(len(head))
             if self.options.on_overflow == "error":
-                raise InputError(
+                raise ContextOverflowError(
                     f"the conversation of {len(ids)} tokens leaves no room for an answer in the model's context of "
                     f"{context}; begin anew, or use --on_overflow drop"
                 )
-            if rest is None:
-                if left > 0:
-                    return ids
+            if more is None:
                 raise InputError(
                     f"the message does not fit: with what stands around it, it has {len(ids)} tokens and the "
                     f"model's context {context}; shorten it"
                 )
-            self.n_dropped = rest
+            dropped = more
             room = context // 4  # some more at once: each time, all that is left must be computed anew
 
-    def _without_oldest_turn(self, start: int) -> int | None:
+    def _without_oldest_turn(self, start: int, dropped: int) -> int | None:
         """How many messages are unseen with one turn less, None where the last one is all there is."""
-        for place in range(start + self.n_dropped + 1, len(self.messages)):
+        for place in range(start + dropped + 1, len(self.messages)):
             if self.messages[place]["role"] == "user":
                 return place - start
         return None

@@ -1,5 +1,7 @@
 """The two ways in which mygpt fails on purpose; each becomes one line on standard error."""
 
+import re
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: a path, an option, a broken file. Exit code 2.
@@ -8,8 +10,24 @@ class InputError(ValueError):
     """
 
 
+class ContextOverflowError(InputError):
+    """The conversation outgrew the model's context, and was to stop there (`--on_overflow error`)."""
+
+
 class RunError(RuntimeError):
     """Something went wrong while running: out of memory, non-finite logits, a dead rank. Exit code 1.
 
     The message is one line that names the thing and says what to do about it.
     """
+
+
+def one_line(error: Exception) -> str:
+    """What is shown of any error: one line, without tokens of the Hub."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"\bhf_[A-Za-z0-9]{16,}", "hf_***", text)  # a token, as in a mistyped option
+    if isinstance(error, InputError | RunError):
+        return text
+    # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+        return f"out of memory; try a smaller --max_new_tokens, --batch_size or model ({text})"
+    return f"{type(error).__name__}: {text} (MYGPT_DEBUG=1 shows where)"

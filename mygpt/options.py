@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mygpt.errors import InputError
 
@@ -16,6 +19,15 @@ QUANTIZATIONS = ("bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8")
 PRECISIONS = ("32-true", "16-true", "bf16-true")
 STRATEGIES = ("auto", "sequential", "tensor", "fsdp")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+# How the types of options are called, by Python's name for them.
+TYPE_WORDS = {
+    "str": "a text (in a YAML file, put it in quotes)",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": """a list of texts, as '["###"]'""",
+    "pathlib.Path": "a file's path",
+}
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,23 @@ class ReplOptions:
     multiline: bool = False
     markdown: bool | None = None
     load: Path | None = None
+
+
+def check_types(options: type, values: Mapping[str, Any]) -> None:
+    """See that values fit their fields of a dataclass of options; the command line's parser does so by itself.
+
+    Raises:
+        InputError: one is of another type.
+    """
+    hints = get_type_hints(options)
+    for name, value in values.items():
+        union = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
+        kinds = tuple(get_origin(kind) or kind for kind in union)
+        if float in kinds and isinstance(value, int):
+            kinds += (int,)
+        good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if not good or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+            raise InputError(f"--{name} must be {TYPE_WORDS[kinds[0].__name__]}, it is {value!r}")
 
 
 def _require(options: object, name: str, good: bool, expected: str) -> None:

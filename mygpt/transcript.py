@@ -34,9 +34,11 @@ def write_transcript(path: Path, messages: Sequence[Message], settings: Mapping[
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
 
 
@@ -50,7 +52,7 @@ def read_transcript(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no saved conversation: not JSON ({error})") from error
     messages = content.get("messages") if isinstance(content, dict) else None
     settings = content.get("settings", {}) if isinstance(content, dict) else None

@@ -577,9 +577,15 @@ def test_config_files(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["generat"], "there is no command 'generat'; the commands are generate, "),
+        (["generat"], "there is no command 'generat'; the commands are chat, generate, "),
         (["--foo"], "there is no command '--foo'"),
         ([""], "there is no command ''"),
+        (["chat", "--prompt_style", "raw"], "--prompt_style raw has no way to write a conversation"),
+        (["chat", "--markdown", "true"], "--markdown true needs a terminal"),
+        (["chat", "--load", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["chat", "--on_overflow", "panic"], "--on_overflow must be one of drop, error"),
+        (["chat", "--max_new_tokens", "0"], "--max_new_tokens must be 1 or above"),
+        (["chat", "./nowhere"], "no such folder or file: './nowhere'"),
         (["download"], "repo"),
         (["download", "list", "--revision", "main"], "download list takes no options"),
         (["download", "a/b/c"], "neither a local path nor a Hub repository"),

@@ -67,3 +67,12 @@ def test_startup(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     report = last_line(capsys)
     programs = {"import_torch", "import_fabric", "help", "generate"}
     assert set(report["seconds"]) == set(report["ratios_to_import_fabric"]) == programs
+
+
+def test_chat(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("chat", tiny, "--history", 300, "--repeats", 1, "--soak", 6)
+    report = last_line(capsys)
+    assert report["same_ids_as_without_reuse"]
+    assert report["computed_tokens"] < 60 < 250 < report["history_tokens"]
+    assert report["ratio"] > 0
+    assert set(report["soak"]) >= {"growth_mb", "resident_mb", "dropped_messages"}

@@ -40,6 +40,7 @@ LAYERS = [
     {"transcript"},
     {"llm", "conversation"},
     {"__init__"},
+    {"repl"},
     {"commands", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -85,11 +86,13 @@ def modules_after(code: str) -> set[str]:
         "import mygpt",
         "import mygpt.families",
         "from mygpt.__main__ import main; main(['--help'])",
+        "from mygpt.__main__ import main; main(['chat', '--help'])",
         "from mygpt.__main__ import main; main(['generate', '--temperature', '-1', '--prompt', 'x'])",
     ],
 )
 def test_no_torch_before_it_is_needed(code: str) -> None:
-    assert not modules_after(code) & {"torch", "lightning", "transformers", "numpy"}
+    heavy = {"torch", "lightning", "transformers", "numpy", "rich", "prompt_toolkit"}
+    assert not modules_after(code) & heavy
 
 
 def test_a_command_imports_no_other_command() -> None:

@@ -18,18 +18,11 @@ from jsonargparse import (  # type: ignore[attr-defined]
 )
 
 from mygpt.errors import InputError
+from mygpt.options import TYPE_WORDS
 
 T = TypeVar("T")
 
 _CONFIG_HELP = "Options from a YAML file; those that follow it on the command line win over it."
-_TYPES = {
-    "str": "a text (in a YAML file, put it in quotes)",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "list": """a list of texts, as '["###"]'""",
-    "pathlib.Path": "a file's path",
-}
 
 
 class Parser(ArgumentParser):
@@ -61,7 +54,7 @@ def _explain(message: str) -> str:
     if types is None or value is None:
         return f"--{name}: {why}"
     given = "" if name == "access_token" else f", it is {value[1]!r}"
-    return f"--{name} must be {_TYPES.get(types[1], types[1])}{given}"
+    return f"--{name} must be {TYPE_WORDS.get(types[1], types[1])}{given}"
 
 
 def _load_yaml(text: str) -> Any:
@@ -95,6 +88,11 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
         InputError: an unknown option, or a value of the wrong type.
     """
     return parser.parse_args(list(arguments))
+
+
+def given(parser: Parser, arguments: Sequence[str]) -> set[str]:
+    """The names of the options that the user wrote, on the command line or in a file: not those left to defaults."""
+    return set(parser.parse_args(list(arguments), defaults=False).keys())
 
 
 def take(options: type[T], namespace: Namespace) -> T:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from mygpt.parallel.single import allocate_cache
 
 from mygpt import LLM
 from mygpt.decode import prefill
 from mygpt.options import Sampling
-from mygpt.parallel.single import allocate_cache
 from tests.families.variants import ORIGINAL, VARIANTS, WINDOW, Variant, variant
 
 # The first variant of each model_type, and the rope types whose frequencies depend on a sequence's length.

@@ -1,0 +1,63 @@
+"""`mygpt chat`: talk with a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from mygpt.commands.parser import given, make_parser, parse, take
+from mygpt.default_model import REPO
+from mygpt.errors import InputError
+from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling
+
+GROUPS = (ReplOptions, ChatOptions, Sampling, LoadOptions)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse the options, load the model, talk.
+
+    The options that the user gives win over the settings of a saved conversation.
+    """
+    parser = make_parser("chat", "Talk with a model.")
+    for group in GROUPS:
+        parser.add_class_arguments(group)
+    parsed = parse(parser, arguments)
+    repl, options = take(ReplOptions, parsed), take(ChatOptions, parsed)
+    sampling, loading = take(Sampling, parsed), take(LoadOptions, parsed)
+    named = given(parser, arguments)
+    if loading.prompt_style == "raw":
+        raise InputError("--prompt_style raw has no way to write a conversation: leave it out, or take plain")
+
+    from mygpt.repl.display import choose_display, note
+    from mygpt.transcript import read_transcript
+
+    display = choose_display(repl.markdown, sys.stdout)
+    if repl.load is not None:
+        read_transcript(repl.load)  # what is wrong with it is told before the model is loaded
+
+    from mygpt.conversation import Conversation  # torch comes in here
+    from mygpt.llm import LLM
+    from mygpt.repl.session import Session
+
+    llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
+    conversation = Conversation(llm, options, sampling)
+    if repl.load is not None:
+        conversation.load(repl.load)
+        conversation.change(**{name: parsed[name] for name in named & conversation.settings.keys()})
+        conversation.system = options.sys_prompt if "sys_prompt" in named else conversation.system
+    interactive = sys.stdin.isatty()
+    session = Session(conversation, display, note, interactive=interactive, multiline=repl.multiline)
+    name, loaded = parsed.get("checkpoint") or REPO, llm.loaded
+    note(f"{name} | {loaded.device} {loaded.precision} | /help lists the commands")
+    if not llm.prompter.is_chat:
+        note(
+            "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"
+        )
+    if interactive:
+        from mygpt.repl.terminal import run_terminal
+
+        run_terminal(session)
+    else:
+        from mygpt.repl.script import run_script
+
+        run_script(session, sys.stdin)

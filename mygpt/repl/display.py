@@ -1,0 +1,149 @@
+"""Show an answer as it comes: as it is, with its thoughts dimmed, or with its Markdown rendered."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TextIO
+
+from mygpt.errors import InputError
+from mygpt.repl.thoughts import ThoughtSplitter
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+# Shows the pieces of an answer to the end; the second argument tells, once there is a piece, whether it
+# begins inside of a thought.
+Display = Callable[[Iterable[str], Callable[[], bool]], None]
+
+DIM, NORMAL = "\x1b[2m", "\x1b[0m"
+# What a model writes must not steer the terminal: control characters but for tab and newline.
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+_FRAME_S = 0.08  # at least, from one rendering of the Markdown to the next
+
+
+def choose_display(markdown: bool | None, out: TextIO) -> Display:
+    """The display for a stream; `markdown` None leaves the choice to what the stream is.
+
+    Raises:
+        InputError: Markdown is asked for where there is to be no markup.
+    """
+    styled = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    if markdown and not styled:
+        raise InputError(
+            "--markdown true needs a terminal as standard output, and NO_COLOR not set; leave it out"
+        )
+    if not styled:
+        return lambda pieces, _: show_text(pieces, out)
+    if markdown is False:
+        return lambda pieces, in_thought: show_dimmed(pieces, in_thought, out)
+    return lambda pieces, in_thought: show_markdown(pieces, in_thought, out)
+
+
+def show_text(pieces: Iterable[str], out: TextIO) -> None:
+    """The text as it is, and a newline."""
+    try:
+        for piece in pieces:
+            if out.isatty():
+                piece = piece.translate(_CONTROLS)
+            out.write(piece)
+            out.flush()
+    finally:
+        out.write("\n")
+        out.flush()
+
+
+def show_dimmed(pieces: Iterable[str], in_thought: Callable[[], bool], out: TextIO) -> None:
+    """The text, what is thought in it dimmed, and a newline."""
+    splitter = None
+    try:
+        for piece in pieces:
+            splitter = splitter or ThoughtSplitter(in_thought())
+            _write_parts(splitter.push(piece), out)
+    finally:
+        _write_parts(splitter.flush() if splitter else [], out)
+        out.write("\n")
+        out.flush()
+
+
+def _write_parts(parts: list[tuple[bool, str]], out: TextIO) -> None:
+    for thought, text in parts:
+        text = text.translate(_CONTROLS)
+        out.write(f"{DIM}{text}{NORMAL}" if thought else text)
+    out.flush()
+
+
+def show_markdown(pieces: Iterable[str], in_thought: Callable[[], bool], out: TextIO) -> None:
+    """The answer's Markdown rendered, again and again as it grows; thoughts dimmed above it.
+
+    What does not fit the terminal any more scrolls away: it is printed for good, and only the rest redrawn.
+    """
+    from rich.console import Console
+
+    picture = _Picture(Console(file=out, highlight=False))
+    splitter = None
+    try:
+        for piece in pieces:
+            splitter = splitter or ThoughtSplitter(in_thought())
+            picture.add(splitter.push(piece))
+    finally:
+        picture.add(splitter.flush() if splitter else [])
+        picture.finish()
+
+
+class _Picture:
+    """An answer on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._console = console
+        self._thought = self._answer = ""
+        self._printed = 0  # lines that have scrolled away
+        self._next_frame = 0.0
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+        self._live.start()
+
+    def add(self, parts: list[tuple[bool, str]]) -> None:
+        """Take more of the answer, and draw it if the last drawing is long enough ago."""
+        for thought, text in parts:
+            text = text.translate(_CONTROLS)
+            if thought:
+                self._thought += text
+            else:
+                self._answer += text
+        if (start := time.monotonic()) >= self._next_frame:
+            self._draw(self._console.height - 1)
+            took = time.monotonic() - start
+            self._next_frame = start + max(_FRAME_S, 10 * took)  # a long answer takes longer to render
+
+    def finish(self) -> None:
+        """Draw the end."""
+        self._draw(self._console.height - 1)
+        self._live.stop()
+
+    def _draw(self, height: int) -> None:
+        from rich.segment import SegmentLines
+
+        lines = self._console.render_lines(self._content(), pad=False)
+        scrolled = max(self._printed, len(lines) - height)
+        if scrolled > self._printed:
+            self._console.print(SegmentLines(lines[self._printed : scrolled], new_lines=True), end="")
+            self._printed = scrolled
+        self._live.update(SegmentLines(lines[scrolled:], new_lines=True), refresh=True)
+
+    def _content(self) -> RenderableType:
+        from rich.console import Group
+        from rich.markdown import Markdown
+        from rich.text import Text
+
+        thought, answer = self._thought.strip(), self._answer.strip()
+        parts: list[RenderableType] = [Text(thought + "\n" * bool(answer), style="dim")] if thought else []
+        return Group(*parts, Markdown(answer)) if answer else Group(*parts)
+
+
+def note(text: str) -> None:
+    """Something about the conversation that is no part of it: on standard error."""
+    print(text, file=sys.stderr, flush=True)

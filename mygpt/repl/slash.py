@@ -1,0 +1,182 @@
+"""The slash commands."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mygpt.errors import InputError
+
+if TYPE_CHECKING:
+    from mygpt.conversation import Conversation
+    from mygpt.repl.session import Session
+
+SUBMIT = "!submit"  # the line that sends a message of several
+ENDINGS = ("!quit", "!exit")  # litgpt's names of /exit
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, by what `/help` says of it and what it does with the text that follows its name."""
+
+    usage: str
+    summary: str
+    run: Callable[[Session, str], None]
+
+
+def run_command(session: Session, text: str) -> None:
+    """Run what a text begins with.
+
+    Raises:
+        InputError: there is no such command, or it cannot be done.
+    """
+    name, rest = [*text.split(maxsplit=1), ""][:2] if text not in ENDINGS else ("/exit", "")
+    if (command := COMMANDS.get(name)) is None:
+        raise InputError(f"there is no command {name}; /help lists them (write /{name} to send it as a text)")
+    if rest and command.usage == name:
+        raise InputError(f"{name} takes nothing after it, there is {rest!r}")
+    command.run(session, rest)
+
+
+def statistics(conversation: Conversation) -> str:
+    """What the last answer took, in one line."""
+    if (turn := conversation.last) is None:
+        return "nothing was said yet"
+    return (
+        f"{turn.prompt_tokens} prompt tokens, {turn.reused_tokens} of them reused, first token after "
+        f"{turn.timing.ttft_s:.2f} s | {turn.new_tokens} new tokens, {turn.timing.tokens_per_s:.1f} tokens/s | "
+        f"{turn.context_left} tokens left | seed {turn.seed}"
+    )
+
+
+def _help(session: Session, _: str) -> None:
+    width = max(len(command.usage) for command in COMMANDS.values())
+    for command in COMMANDS.values():
+        session.note(f"{command.usage:<{width}}  {command.summary}")
+    session.note(
+        "A text that begins with // is sent with one slash. Ctrl-C stops an answer, Ctrl-D ends the session.\n"
+        f"Alt-Enter makes a new line; after /multiline it sends, as the line {SUBMIT} does."
+    )
+
+
+def _exit(session: Session, _: str) -> None:
+    session.done = True
+
+
+def _clear(session: Session, _: str) -> None:
+    session.conversation.clear()
+    session.note("everything said is forgotten; the system message and the settings stay")
+
+
+def _system(session: Session, text: str) -> None:
+    conversation = session.conversation
+    if text:
+        conversation.system = None if text == '""' else text
+    said = conversation.system
+    session.note("there is no system message" if said is None else f"system message: {said}")
+
+
+def _set(session: Session, text: str) -> None:
+    if not text:
+        return _show(session, text)
+    name, _, value = text.partition(" ")
+    if not value.strip():
+        raise InputError("write /set NAME VALUE; /set alone lists the settings")
+    session.conversation.change(**{name: _value(value)})
+    session.note(f"{name}: {_as_yaml(session.conversation.settings[name])}")
+    return None
+
+
+def _value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"the value is not YAML: {text.strip()}; put a text in quotes") from error
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # 1e-3, which is no number to YAML
+    return value
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True).removesuffix("...\n").strip()
+
+
+def _show(session: Session, _: str) -> None:
+    for name, value in session.conversation.settings.items():
+        session.note(f"{name}: {_as_yaml(value)}")
+    _system(session, "")
+
+
+def _regenerate(session: Session, _: str) -> None:
+    conversation = session.conversation
+    pieces = conversation.regenerate()
+    said = next((m["content"] for m in reversed(conversation.messages) if m["role"] == "user"), None)
+    if said is not None:
+        session.note(f"another answer to: {_short(said)}")
+    session.answer(pieces)
+
+
+def _undo(session: Session, _: str) -> None:
+    said = session.conversation.undo()
+    if said is None:
+        raise InputError("there is no turn to take back")
+    session.note(f"taken back: {_short(said)}")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _save(session: Session, file: str) -> None:
+    session.conversation.save(_path("/save", file))
+    session.note(f"{len(session.conversation.messages)} messages saved to {file}")
+
+
+def _load(session: Session, file: str) -> None:
+    session.conversation.load(_path("/load", file))
+    session.note(f"{len(session.conversation.messages)} messages loaded from {file}")
+
+
+def _path(command: str, file: str) -> Path:
+    if not file:
+        raise InputError(f"write {command} FILE")
+    try:
+        return Path(file).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{file}: there is no such user's folder") from error
+
+
+def _stats(session: Session, _: str) -> None:
+    session.note(statistics(session.conversation))
+
+
+def _multiline(session: Session, _: str) -> None:
+    session.multiline = not session.multiline
+    how = f"a line {SUBMIT}, or Alt-Enter, sends" if session.multiline else "Enter sends"
+    session.note(f"multi-line mode is {'on' if session.multiline else 'off'}: {how}")
+
+
+COMMANDS = {
+    command.usage.split()[0]: command
+    for command in (
+        Command("/help", "list the commands", _help),
+        Command("/exit", f"end the session, as {', '.join(ENDINGS)}, an empty line and Ctrl-D do", _exit),
+        Command("/clear", "forget everything said; the system message stays", _clear),
+        Command("/system [TEXT]", 'show the system message, or change it ("" removes it)', _system),
+        Command("/set [NAME VALUE]", "change a setting, or list them", _set),
+        Command("/show", "list the settings and the system message", _show),
+        Command("/regen", "another answer in place of the last", _regenerate),
+        Command("/undo", "take the last turn back", _undo),
+        Command("/save FILE", "write messages and settings to a file", _save),
+        Command("/load FILE", "go on with what /save wrote", _load),
+        Command("/stats", "what the last answer took", _stats),
+        Command("/multiline", "switch messages of several lines on or off", _multiline),
+    )
+}

@@ -1,0 +1,532 @@
+"""The session of `mygpt chat` without a terminal: commands, notes, displays, scripts."""
+
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mygpt import LLM
+from mygpt.__main__ import main
+from mygpt.errors import ContextOverflowError, InputError
+from mygpt.repl.display import DIM, NORMAL, choose_display
+from mygpt.repl.session import Session
+from mygpt.repl.slash import COMMANDS, SUBMIT
+from mygpt.repl.terminal import history_file
+from mygpt.repl.thoughts import ThoughtSplitter
+from tests.models import CONTEXT, edit_json, write_model
+
+STATISTICS = (
+    r"\d+ prompt tokens, \d+ of them reused, first token after \d+\.\d\d s \| "
+    r"\d+ new tokens, \d+\.\d tokens/s \| \d+ tokens left \| seed \d+"
+)
+
+CUT = "note: the answer was cut after 5 tokens (--max_new_tokens)"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny models slow wherever another process wants a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "llama", max_position_embeddings=1024)
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    return load(folder)
+
+
+def load(folder: Path) -> LLM:
+    return LLM.load(str(folder), precision="32-true", accelerator="cpu")
+
+
+class Repl(Session):
+    """A session whose answers and notes are kept."""
+
+    def __init__(self, llm: LLM, interactive: bool = True, **options: Any) -> None:
+        conversation = llm.chat(**{"temperature": 0.0, "max_new_tokens": 5, **options})
+        super().__init__(conversation, self._keep, self._hear, interactive=interactive)
+        self.answers: list[str] = []
+        self.notes: list[str] = []
+
+    def _keep(self, pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+        self.answers.append("".join(pieces))
+
+    def _hear(self, text: str) -> None:
+        self.notes.extend(text.split("\n"))
+
+    def does(self, text: str) -> str:
+        """The notes that a text leads to."""
+        del self.notes[:]
+        self.handle(text)
+        return "\n".join(self.notes)
+
+    @property
+    def said(self) -> list[str]:
+        return [m["content"] for m in self.conversation.messages if m["role"] == "user"]
+
+
+@pytest.fixture
+def repl(llm: LLM) -> Repl:
+    return Repl(llm)
+
+
+# Commands
+
+
+def test_help_lists_every_command(repl: Repl) -> None:
+    said = repl.does("/help")
+    assert all(command.usage in said and command.summary in said for command in COMMANDS.values())
+    assert not repl.conversation.messages
+
+
+@pytest.mark.parametrize("text", ["/exit", "!quit", "!exit", " !exit "])
+def test_the_ways_to_end(repl: Repl, text: str) -> None:
+    repl.handle(text)
+    assert repl.done
+    assert repl.answers == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [("Hi", "Hi"), ("//etc/fstab", "/etc/fstab"), (" /x", " /x"), ("!quit now", "!quit now")],
+)
+def test_what_is_sent(repl: Repl, text: str, sent: str) -> None:
+    assert repl.does(text) == CUT
+    assert repl.said == [sent]
+    assert repl.answers == [repl.conversation.messages[-1]["content"]]
+
+
+@pytest.mark.parametrize("text", ["/foo", "/foo bar", "/", "/Help", "/foo\nbar"])
+def test_a_command_that_there_is_not(repl: Repl, text: str) -> None:
+    said = repl.does(text)
+    name = text.split()[0]
+    assert said == f"error: there is no command {name}; /help lists them (write /{name} to send it as a text)"
+    assert repl.conversation.messages == []
+    assert repl.failed == 1
+
+
+def test_clear_and_system(repl: Repl) -> None:
+    assert repl.does("/system") == "there is no system message"
+    repl.handle("Hi")
+    assert repl.does("/system Be brief,\nand kind") == "system message: Be brief,\nand kind"
+    assert repl.said == ["Hi"]
+    assert repl.does("/system") == "system message: Be brief,\nand kind"
+    assert "forgotten" in repl.does("/clear")
+    assert repl.conversation.messages == [{"role": "system", "content": "Be brief,\nand kind"}]
+    assert repl.does('/system ""') == "there is no system message"
+    assert repl.conversation.messages == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("/set temperature 0.5", "temperature", 0.5),
+        ("/set temperature 1", "temperature", 1),
+        ("/set temperature 1e-3", "temperature", 0.001),
+        ("/set  top_k  7 ", "top_k", 7),
+        ("/set max_new_tokens null", "max_new_tokens", None),
+        ("/set seed 5", "seed", 5),
+        ("/set stop ['#', \"a b\"]", "stop", ["#", "a b"]),
+        ("/set on_overflow error", "on_overflow", "error"),
+    ],
+)
+def test_set(repl: Repl, text: str, name: str, value: Any) -> None:
+    assert repl.does(text).startswith(f"{name}: ")
+    assert repl.conversation.settings[name] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("/set temperature hot", "--temperature must be a number, it is 'hot'"),
+        ("/set temperature -1", "--temperature must be 0 or above, it is -1"),
+        ("/set temperature nan", "--temperature must be 0 or above, it is nan"),
+        ("/set temperature true", "--temperature must be a number, it is True"),
+        ("/set top_k 1.5", "--top_k must be a whole number, it is 1.5"),
+        ("/set stop #", "--stop must be a list of texts"),
+        ("/set stop [", "the value is not YAML: ["),
+        ("/set on_overflow panic", "--on_overflow must be one of drop, error"),
+        ("/set temprature 1", "there is no setting 'temprature'; there are max_new_tokens, "),
+        ("/set temperature", "write /set NAME VALUE"),
+        ("/undo 3", "/undo takes nothing after it, there is '3'"),
+        ("/undo", "there is no turn to take back"),
+        ("/regen", "there is no answer yet to replace"),
+        ("/save", "write /save FILE"),
+        ("/save /nowhere/at/all.json", "/nowhere/at/all.json: cannot be written"),
+        ("/save .", ".: cannot be written"),
+        ("/load", "write /load FILE"),
+        ("/load /nowhere.json", "/nowhere.json: cannot be read"),
+        ("/load ~nobody_of_this_name/x", "~nobody_of_this_name/x: there is no such user's folder"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_costs_nothing(repl: Repl, text: str, says: str) -> None:
+    before = repl.conversation.settings
+    said = repl.does(text)
+    assert said.startswith(f"error: {says}")
+    assert len(repl.notes) == 1
+    assert (repl.conversation.settings, repl.conversation.messages) == (before, [])
+    repl.handle("Hi")
+    assert repl.said == ["Hi"]
+
+
+@pytest.mark.parametrize("text", ["/show", "/set"])
+def test_show(repl: Repl, text: str) -> None:
+    repl.handle('/set stop ["#"]')
+    said = repl.does(text)
+    for line in ("temperature: 0.0", "max_new_tokens: 5", "seed: null", "stop: ['#']", "on_overflow: drop"):
+        assert line in repl.notes
+    assert said.endswith("there is no system message")
+
+
+def test_regen_and_undo_say_what_they_do(llm: LLM) -> None:
+    repl = Repl(llm, temperature=0.8, seed=1)
+    repl.handle("Hi\nthere " + "x" * 100)
+    assert repl.does("/regen") == f"another answer to: Hi there {'x' * 50}…\n{CUT}"
+    assert repl.answers[0] != repl.answers[1] == repl.conversation.messages[-1]["content"]
+    assert repl.does("/undo").startswith("taken back: Hi there xxx")
+    assert repl.conversation.messages == []
+
+
+def test_save_and_load(repl: Repl, llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    repl.handle("Hi")
+    assert repl.does("/save ~/my file.json") == "2 messages saved to ~/my file.json"
+    other = Repl(llm)
+    assert other.does("/load ~/my file.json") == "2 messages loaded from ~/my file.json"
+    assert other.conversation.messages == repl.conversation.messages
+
+
+def test_stats(repl: Repl) -> None:
+    assert repl.does("/stats") == "nothing was said yet"
+    repl.handle("Hi")
+    assert re.fullmatch(STATISTICS, repl.does("/stats"))
+
+
+def test_multiline_toggles(repl: Repl) -> None:
+    assert "on" in repl.does("/multiline")
+    assert repl.multiline
+    assert "off" in repl.does("/multiline")
+    assert not repl.multiline
+
+
+# Notes
+
+
+def test_a_script_gets_statistics_a_terminal_does_not(llm: LLM) -> None:
+    assert re.fullmatch(f"{re.escape(CUT)}\n{STATISTICS}", Repl(llm, interactive=False).does("Hi"))
+    assert Repl(llm).does("Hi") == CUT
+
+
+def test_an_answer_that_was_cut_says_so(repl: Repl) -> None:
+    assert repl.does("Hi") == CUT
+    assert repl.does("/set max_new_tokens null") == "max_new_tokens: null"
+    left = repl.conversation.last.context_left if repl.conversation.last else 0
+    said = repl.does("x" * (left - 300))
+    assert re.search(r"note: the answer was cut after \d+ tokens \(the context is full\)", said)
+
+
+def test_the_contexts_end_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mygpt.load.Loaded.vocab_size", 94)  # printable ASCII: a byte a token, there and back
+    repl = Repl(load(write_model(tmp_path / "model")))
+    assert "left" not in repl.does("x" * 30)
+    assert f"of the context's {CONTEXT} tokens are left" in repl.does("y" * 25)
+    assert repl.conversation.last is not None
+    assert repl.conversation.last.context_left == CONTEXT - 2 * (21 + 5) - 55
+    said = repl.does("z" * 30)
+    assert "note: the context was full: the model no longer sees the 4 oldest messages" in said
+
+
+def test_on_overflow_error_ends_the_session(tmp_path: Path) -> None:
+    repl = Repl(load(write_model(tmp_path / "model")), on_overflow="error")
+    repl.handle("x" * 60)
+    with pytest.raises(ContextOverflowError):
+        repl.handle("y" * 60)
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+def test_ctrl_c_in_an_answer(llm: LLM, interactive: bool) -> None:
+    repl = Repl(llm, interactive)
+
+    def display(pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+        repl.answers.append(next(pieces))
+        raise KeyboardInterrupt
+
+    repl._display = display
+    if not interactive:
+        with pytest.raises(KeyboardInterrupt):
+            repl.handle("Hi")
+        return
+    assert repl.does("Hi") == "note: stopped; the conversation holds what was said so far"
+    assert repl.conversation.messages[-1]["content"] == repl.answers[0]
+    old = list(repl.conversation.messages)
+
+    def display_nothing(pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+        raise KeyboardInterrupt
+
+    repl._display = display_nothing
+    said = "note: stopped before the answer began; nothing was added to the conversation"
+    for text in ("more", "/regen"):
+        assert repl.does(text).split("\n")[-1] == said
+        assert repl.conversation.messages == old
+
+
+def test_an_error_that_no_one_foresaw_costs_no_conversation(
+    repl: Repl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MYGPT_DEBUG", raising=False)
+    repl.handle("Hi")
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate\n7 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mygpt.conversation.keep_common_prefix", full)
+        assert repl.does("again").startswith("error: out of memory")
+    assert repl.said == ["Hi"]
+    repl.handle("again")
+    assert repl.said == ["Hi", "again"]
+
+
+# Displays
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "10")
+
+
+THOUGHT = ["<thi", "nk>So", " be it</th", "ink>\n\n**Yes**", ", <think> is a tag"]
+
+
+def show(out: io.StringIO, pieces: list[str], markdown: bool | None = None, in_thought: bool = False) -> str:
+    choose_display(markdown, out)(iter(pieces), lambda: in_thought)
+    return out.getvalue()
+
+
+def test_what_is_no_terminal_gets_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert show(io.StringIO(), THOUGHT) == "".join(THOUGHT) + "\n"
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert show(Terminal(), THOUGHT) == "".join(THOUGHT) + "\n"
+            with pytest.raises(InputError, match="--markdown true needs a terminal"):
+                choose_display(True, Terminal())
+
+
+def test_a_terminal_without_markdown_dims_thoughts() -> None:
+    expected = f"{DIM}So{NORMAL}{DIM} be it{NORMAL}\n\n**Yes**, <think> is a tag\n"
+    assert show(Terminal(), THOUGHT, markdown=False) == expected
+    opened = show(Terminal(), ["So</think>", "Yes"], markdown=False, in_thought=True)
+    assert opened == f"{DIM}So{NORMAL}Yes\n"
+
+
+def test_markdown_is_rendered() -> None:
+    shown = show(Terminal(), THOUGHT)
+    assert f"{DIM}So be it" in shown
+    assert "\x1b[1mYes\x1b[0m" in shown
+    assert "**Yes**, " not in shown.split("\x1b[2K")[-1]
+
+
+def test_a_long_answer_is_whole_on_the_terminal() -> None:
+    """Each line once, in order, whatever was redrawn in between: played back as a terminal does."""
+    lines = [f"line {n}" for n in range(40)]
+    shown = show(Terminal(), [f"{line}\n\n" for line in lines])
+    assert [line for line in play(shown) if line] == lines
+
+
+def play(text: str) -> list[str]:
+    """The lines that a terminal holds after it was sent a text; as much of its language as rich speaks."""
+    lines, row, column = [""], 0, 0
+    for token in re.findall(r"\x1b\[\??[\d;]*[A-Za-z]|[^\x1b]", text):
+        if token == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif token == "\r":
+            column = 0
+        elif token.endswith("A") and token.startswith("\x1b"):
+            row -= int(token[2:-1] or 1)
+        elif token == "\x1b[2K":
+            lines[row] = ""
+        elif not token.startswith("\x1b"):
+            lines[row] = lines[row][:column].ljust(column) + token + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("markdown", [True, False])
+def test_a_model_does_not_steer_the_terminal(markdown: bool) -> None:
+    shown = show(Terminal(), ["a\x1b]0;title\x07b\x9b2J"], markdown=markdown)
+    assert "\x1b]" not in shown
+    assert "\x07" not in shown
+    assert "\x9b" not in shown
+
+
+@pytest.mark.parametrize("markdown", [True, False, None])
+def test_an_interrupted_answer_leaves_the_terminal_as_it_was(markdown: bool | None) -> None:
+    def pieces() -> Iterator[str]:
+        yield "<think>so "
+        raise KeyboardInterrupt
+
+    out = Terminal()
+    with pytest.raises(KeyboardInterrupt):
+        choose_display(markdown, out)(pieces(), lambda: False)
+    text = out.getvalue()
+    assert text.rstrip().endswith(("\x1b[?25h", NORMAL))  # the cursor is there, no style is on
+    assert "so" in text
+
+
+@given(
+    text=st.text("<think>/ ab\n", max_size=30).map(lambda s: s)
+    | st.lists(st.sampled_from(["<think>", "</think>", "a", " ", "<", "</thin"]), max_size=8).map("".join),
+    cuts=st.lists(st.integers(0, 40), max_size=6),
+    opened=st.booleans(),
+)
+def test_thoughts_are_told_from_the_answer_however_it_is_cut(
+    text: str, cuts: list[int], opened: bool
+) -> None:
+    body = text if opened else text.lstrip().removeprefix("<think>")
+    has_thought = opened or text.lstrip().startswith("<think>")
+    thought, _, answer = body.partition("</think>") if has_thought else ("", "", text)
+    splitter = ThoughtSplitter(opened)
+    ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
+    parts = [part for a, b in itertools.pairwise(ends) for part in splitter.push(text[a:b])]
+    parts += splitter.flush()
+    assert "".join(t for is_thought, t in parts if is_thought) == thought
+    assert "".join(t for is_thought, t in parts if not is_thought) == answer
+
+
+def test_where_the_history_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_STATE_HOME"
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert history_file() == tmp_path / "mygpt" / "chat_history"
+    monkeypatch.setenv(variable, "")
+    assert history_file().is_absolute()
+
+
+# Scripts, through the command
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`mygpt chat` with lines on standard input; gives the exit code and what it wrote."""
+
+    def chat(folder: Path, lines: str, *options: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        capfd.readouterr()
+        fixed = ["--precision", "32-true", "--accelerator", "cpu", "--temperature", "0"]
+        code = main(["chat", str(folder), *fixed, "--max_new_tokens", "5", *map(str, options)])
+        return code, *capfd.readouterr()
+
+    return chat
+
+
+def test_a_script_is_one_turn_a_line(run: Run, folder: Path, llm: LLM, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    code, out, err = run(folder, f"Hi\n\n  \nAgain\n/save {file}\n/exit\nnever\n")
+    conversation = llm.chat(temperature=0.0, max_new_tokens=5)
+    answers = ["".join(conversation.say(text)) for text in ("Hi", "Again")]
+    assert (code, out) == (0, "".join(f"{answer}\n" for answer in answers))
+    lines = err.split("\n")
+    assert lines[0] == f"{folder} | cpu 32-true | /help lists the commands"
+    assert sum(bool(re.fullmatch(STATISTICS, line)) for line in lines) == 2
+    assert json.loads(file.read_text())["messages"] == conversation.messages
+    assert main(["generate", str(folder), "--prompts", str(file), "--max_new_tokens", "1"]) == 0
+
+
+def test_a_script_of_messages_of_several_lines(run: Run, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    lines = f"/set top_k 9\na\n/b\n{SUBMIT}\n\n/save {file}\nc"
+    code, out, _ = run(folder, lines, "--multiline", "true")
+    assert code == 0
+    assert out.count("\n") >= 2
+    assert not file.exists()  # it was within a message
+    code, _, _ = run(folder, f"a\n/b\n{SUBMIT}\n/save {file}\n", "--multiline", "true")
+    assert json.loads(file.read_text())["messages"][0]["content"] == "a\n/b"
+
+
+def test_a_script_goes_on_after_an_error_and_ends_with_2(run: Run, folder: Path) -> None:
+    code, out, err = run(folder, "/foo\nHi\n")
+    assert code == 2
+    assert out != ""
+    assert "error: there is no command /foo" in err
+    assert err.endswith("error: 1 of the lines failed; what was wrong is said above\n")
+
+
+def test_a_script_stops_where_the_context_is_full(run: Run, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    code, _, err = run(folder, "x" * 60 + "\n" + "y" * 60 + "\nz\n", "--on_overflow", "error")
+    assert code == 2
+    assert len(re.findall(STATISTICS, err)) == 1
+    assert re.search(r"error: the conversation of \d+ tokens leaves no room .*--on_overflow drop\n$", err)
+
+
+def test_options_win_over_what_was_saved(run: Run, folder: Path, llm: LLM, tmp_path: Path) -> None:
+    file, again = tmp_path / "x.json", tmp_path / "y.json"
+    conversation = llm.chat(sys_prompt="old", temperature=0.5, top_k=3)
+    "".join(conversation.say("Hi"))
+    conversation.save(file)
+    assert run(folder, f"/save {again}\n", "--load", file, "--sys_prompt", "new")[0] == 0
+    saved = json.loads(again.read_text())
+    assert saved["messages"][0] == {"role": "system", "content": "new"}
+    assert saved["messages"][1:] == conversation.messages[1:]
+    assert (saved["settings"]["top_k"], saved["settings"]["temperature"]) == (3, 0.0)
+
+
+def test_a_template_that_raises(run: Run, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{% if 'bad' in messages[-1].content %}{{ raise_exception('no\nsuch talk') }}{% endif %}hi"
+    )
+    code, _, err = run(folder, "good\nbad\ngood\n")
+    assert code == 2
+    assert len(re.findall(STATISTICS, err)) == 2
+    assert "error: the chat template refuses these messages: no such talk\n" in err
+
+
+def test_a_model_without_a_template_says_so(run: Run, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", chat=False)
+    assert "no chat template" in run(folder, "Hi\n")[2]
+    assert "no chat template" not in run(folder, "Hi\n", "--prompt_style", "plain")[2]
+
+
+def test_errors_of_loading_come_first(run: Run, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    edit_json(folder / "config.json", hidden_size=None)
+    code, out, err = run(folder, "Hi\n")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_script_that_is_no_text(folder: Path) -> None:
+    command = [sys.executable, "-m", "mygpt", "chat", str(folder)]
+    done = subprocess.run(command, input=b"\xff\xfe\n", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"error: standard input is not text" in done.stderr
+    assert done.stderr.count(b"\n") == 2  # the greeting, and this
