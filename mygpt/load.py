@@ -54,6 +54,12 @@ class Loaded:
         return torch.device(self.devices[0])
 
     @property
+    def placement(self) -> str:
+        """The devices, and how they share the work."""
+        names = ",".join(self.devices)
+        return f"{names} ({self.strategy})" if self.strategy else names
+
+    @property
     def vocab_size(self) -> int:
         """Ids from here on are padding of the embedding, and have no text."""
         size = self.model.config.vocab_size
@@ -63,8 +69,9 @@ class Loaded:
         """The most bytes that each device held; on the CPU, each process."""
         if isinstance(self.model, Leader):
             return self.model.peak_memory()
-        distinct = dict.fromkeys(torch.device(name) for name in self.devices)
-        return [peak_memory_bytes(device) for device in distinct]
+        devices = [torch.device(name) for name in self.devices]
+        distinct = {device if device.type == "cuda" else device.type: device for device in devices}
+        return [peak_memory_bytes(device) for device in distinct.values()]
 
 
 def load(name: str | None, options: LoadOptions) -> Loaded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mygpt.commands.parser import given, make_parser, parse, take
+from mygpt.commands.parser import given, make_parser, parse, take, with_strategy
 from mygpt.default_model import REPO
 from mygpt.errors import InputError
 from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling
@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> None:
         parser.add_class_arguments(group)
     parsed = parse(parser, arguments)
     repl, options = take(ReplOptions, parsed), take(ChatOptions, parsed)
-    sampling, loading = take(Sampling, parsed), take(LoadOptions, parsed)
+    sampling, loading = take(Sampling, parsed), with_strategy(take(LoadOptions, parsed), "chat", "auto")
     named = given(parser, arguments)
     if loading.prompt_style == "raw":
         raise InputError("--prompt_style raw has no way to write a conversation: leave it out, or take plain")
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     interactive = sys.stdin.isatty()
     session = Session(conversation, display, note, interactive=interactive, multiline=repl.multiline)
     name, loaded = parsed.get("checkpoint") or REPO, llm.loaded
-    note(f"{name} | {loaded.device} {loaded.precision} | /help lists the commands")
+    note(f"{name} | {loaded.placement} {loaded.precision} | /help lists the commands")
     if not llm.prompter.is_chat:
         note(
             "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mygpt.commands.output import print_json, print_statistics, print_text
-from mygpt.commands.parser import make_parser, parse, take
+from mygpt.commands.parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.options import GenerateOptions, LoadOptions, Sampling
 from mygpt.parallel import is_follower
@@ -41,15 +40,6 @@ def run(
     from mygpt.llm import LLM  # torch comes in here
 
     generate(LLM.load(parsed.get("checkpoint"), **vars(loading)), prompts, options, sampling)
-
-
-def with_strategy(loading: LoadOptions, command: str, strategy: str) -> LoadOptions:
-    """The options with the command's own strategy for several devices; InputError where another was asked for."""
-    if loading.strategy not in (None, strategy) and strategy != "auto":
-        raise InputError(
-            f"mygpt {command} has its own strategy; use 'mygpt generate --strategy {loading.strategy}'"
-        )
-    return replace(loading, strategy=loading.strategy or strategy)
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Batch, Prompt
-    from mygpt.load import Loaded
 
 
 def print_text(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
@@ -71,7 +70,7 @@ def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) ->
     seeds = sorted({g.seed for g in generations})
     peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in llm.peak_memory())
     print(
-        f"{_placement(loaded)} {loaded.precision} | loaded in {loaded.load_s:.2f} s | {prompt_tokens} prompt tokens, "
+        f"{loaded.placement} {loaded.precision} | loaded in {loaded.load_s:.2f} s | {prompt_tokens} prompt tokens, "
         f"first token after {timing.ttft_s:.2f} s | {timing.new_tokens} new tokens, "
         f"{timing.tokens_per_s:.1f} tokens/s | peak memory {peaks} GB | "
         f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else ""),
@@ -84,8 +83,3 @@ def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) ->
                 f"{llm.config.context_length} tokens is full",
                 file=sys.stderr,
             )
-
-
-def _placement(loaded: Loaded) -> str:
-    devices = ",".join(loaded.devices)
-    return f"{devices} ({loaded.strategy})" if loaded.strategy else devices

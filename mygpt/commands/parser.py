@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NoReturn, TypeVar
 
 import yaml
@@ -18,7 +18,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 )
 
 from mygpt.errors import InputError
-from mygpt.options import TYPE_WORDS
+from mygpt.options import TYPE_WORDS, LoadOptions
 
 T = TypeVar("T")
 
@@ -99,3 +99,12 @@ def take(options: type[T], namespace: Namespace) -> T:
     """One dataclass of options out of what was parsed."""
     values: dict[str, Any] = {field.name: namespace[field.name] for field in fields(options)}  # type: ignore[arg-type]
     return options(**values)
+
+
+def with_strategy(loading: LoadOptions, command: str, strategy: str) -> LoadOptions:
+    """The options with the command's own strategy for several devices; InputError where another was asked for."""
+    if loading.strategy not in (None, strategy) and strategy != "auto":
+        raise InputError(
+            f"mygpt {command} has its own strategy; use 'mygpt generate --strategy {loading.strategy}'"
+        )
+    return replace(loading, strategy=loading.strategy or strategy)
