@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.cache import LayerCache
 from mygpt.config import Config
 from mygpt.context import Context, Mask
@@ -46,8 +47,21 @@ class Attention(nn.Module):
         qk, v = heads[:, :, :-kv_heads], heads[:, :, -kv_heads:]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk, kv_heads)
-        if self.rotates:
-            tables = context.window_rotary if self.window else context.rotary
+        tables = (context.window_rotary if self.window else context.rotary) if self.rotates else None
+        if cache is not None and self.softcap is None and kernels.attends(qk, cache.keys):
+            y = kernels.attend(
+                qk[:, :, :-kv_heads],
+                qk[:, :, -kv_heads:],
+                v,
+                tables,
+                (cache.keys, cache.values),
+                cache.size,
+                context.positions,
+                context.end,
+                self.scale,
+            )
+            return self.output(y.flatten(2))
+        if tables is not None:
             qk = rotate(qk, *tables)  # together: half the operations
         q, k = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:]
         k, v = k.transpose(1, 2), v.transpose(1, 2)

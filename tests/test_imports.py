@@ -15,6 +15,7 @@ PACKAGE = Path(mygpt.__file__).parent
 LAYERS = [
     {"errors"},
     {"config", "options"},
+    {"kernels"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
     {"cache"},
     {"tokenizer", "tokenizer_files", "prompts"},
