@@ -30,6 +30,7 @@ class Attention(nn.Module):
         self.softcap = config.attention_softcap
         self.clip = config.clip_qkv
         self.rotates = config.rotated_layers[index]
+        self.is_plain = config.qk_norm == "none" and self.clip is None and self.softcap is None
         queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.qkv = FusedLinear(
             config.hidden_size, {"q": queries, "k": keys, "v": keys}, bias=config.attention_bias
@@ -47,33 +48,42 @@ class Attention(nn.Module):
         qk, v = heads[:, :, :-kv_heads], heads[:, :, -kv_heads:]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk, kv_heads)
-        tables = (context.window_rotary if self.window else context.rotary) if self.rotates else None
         if cache is not None and self.softcap is None and kernels.attends(qk, cache.keys):
-            y = kernels.attend(
-                qk[:, :, :-kv_heads],
-                qk[:, :, -kv_heads:],
-                v,
-                tables,
-                (cache.keys, cache.values),
-                cache.size,
-                context.positions,
-                context.end,
-                self.scale,
-            )
-            return self.output(y.flatten(2))
+            y = kernels.attend(qk, v, self.kernel_call(context, cache))
+        else:
+            y = self._attend(qk, v, context, cache)
+        output: Tensor = self.output(y.flatten(2))
+        return output
+
+    def kernel_call(self, context: Context, cache: LayerCache) -> kernels.Attention:
+        """This layer's places and sizes, as the kernels take them."""
+        return kernels.attention_call(
+            self.qkv.slots["q"] // self.head_dim,
+            self._tables(context),
+            (cache.keys, cache.values),
+            cache.size,
+            context.positions,
+            context.end,
+            self.scale,
+        )
+
+    def _tables(self, context: Context) -> tuple[Tensor, Tensor] | None:
+        return (context.window_rotary if self.window else context.rotary) if self.rotates else None
+
+    def _attend(self, qk: Tensor, v: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+        """Rotate, write to the cache, attend: qk (B, T, H + K, D) and v (B, T, K, D) to (B, T, H, D)."""
+        tables = self._tables(context)
         if tables is not None:
             qk = rotate(qk, *tables)  # together: half the operations
+        kv_heads = v.shape[2]
         q, k = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:]
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, context)
         mask = context.masks[self.window]
         if self.softcap is None:
-            y = attend(q, k, v, mask, self.scale)
-        else:
-            y = attend_softcapped(q, k, v, mask, self.scale, self.softcap)
-        output: Tensor = self.output(y.flatten(2))
-        return output
+            return attend(q, k, v, mask, self.scale)
+        return attend_softcapped(q, k, v, mask, self.scale, self.softcap)
 
 
 class QKNorm(nn.Module):

@@ -10,10 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.attention import Attention
 from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Config, Residual
 from mygpt.context import Context, make_masks
+from mygpt.fused import FusedBlock, fuse
 from mygpt.linear import Embedding, Linear, linear
 from mygpt.mlp import MLP, GatedMLP
 from mygpt.moe import MoE
@@ -118,11 +120,22 @@ class Block(nn.Module):
         self.mlp_norm = make_norm(config)
         self.mlp = make_mlp(config, index)
         self.scale = config.residual_scale
+        self.fused: FusedBlock | None = None
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
+        if cache is not None and (fused := self._fused(x, cache)) is not None:
+            return fused(x, context, cache)
         x = torch.add(x, self.attention(self.attention_norm(x), context, cache), alpha=self.scale)
         return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.scale)
+
+    def _fused(self, x: Tensor, cache: LayerCache) -> FusedBlock | None:
+        """All of it in one call, for one token of each sequence, where there is a kernel for it."""
+        if not kernels.fits_step(x, cache.keys):
+            return None
+        if self.fused is None or not self.fused.is_current():
+            self.fused = fuse((self.attention_norm, self.mlp_norm), self.attention, self.mlp, self.scale, x)
+        return self.fused
 
 
 class ParallelBlock(nn.Module):

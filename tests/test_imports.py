@@ -24,7 +24,7 @@ LAYERS = [
     {"hub", "hub_files", "hub_errors", "hub_resume", "default_model"},
     {"families"},
     {"mlp", "attention"},
-    {"moe"},
+    {"moe", "fused"},
     {"model", "weights"},
     {"parallel", "decode", "completion"},
     {"load"},

@@ -93,7 +93,12 @@ def _compile(compiler: list[str], openmp: Path, path: Path) -> None:
         # the library by its path, not -lgomp: it may bear another name; all its symbols must be found
         command = [*compiler, "-Wl,--as-needed", *_FLAGS, *sources, "-o", made, openmp, "-lm", "-Wl,-z,defs"]
         done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, errors="replace", timeout=120, check=False
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=120,
+            check=False,
         )
         if done.returncode:
             raise OSError(f"{compiler[0]} failed: {done.stderr.strip()[-500:]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import c_float, c_int, c_long, c_void_p
+from ctypes import c_float, c_long, c_void_p
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ MAX_ROWS = 16
 MAX_DIM, MAX_GROUP = 256, 64  # attention.c's
 
 # Numbers as in vectors.h.
-_TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
+TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 _INT8, _FOURBIT = 2, 3
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
@@ -35,11 +35,16 @@ class Matrix(ctypes.Structure):
     )
 
 
-class _Attention(ctypes.Structure):
+class Attention(ctypes.Structure):
+    """`Attention` of vectors.h."""
+
     _fields_ = (
         *((name, c_void_p) for name in ("q", "k", "v", "cos", "sin", "keys", "values", "positions", "y")),
         *((name, c_long) for name in ("q_stride", "k_stride", "v_stride", "sequence_stride", "head_stride")),
-        *((name, c_long) for name in ("batch", "heads", "kv_heads", "dim", "rotated", "slots", "seen", "type")),
+        *(
+            (name, c_long)
+            for name in ("batch", "heads", "kv_heads", "dim", "rotated", "slots", "seen", "type")
+        ),
         ("scale", c_float),
     )
 
@@ -49,7 +54,7 @@ def fits(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and x.is_cpu
-        and x.dtype in _TYPES
+        and x.dtype in TYPES
         and x.numel() <= _MOST_NUMBERS
         and not x.requires_grad
         and library() is not None
@@ -57,6 +62,11 @@ def fits(x: Tensor) -> bool:
 
 
 _MOST_NUMBERS = 1 << 18
+
+
+def fits_step(x: Tensor, keys: Tensor) -> bool:
+    """Whether `Block` takes x (B, 1, C), by its cache's keys (B, K, S, D)."""
+    return len(x) <= MAX_ROWS and x.shape[1] == 1 and fits(x) and _attends(x.dtype, keys)
 
 
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
@@ -76,17 +86,27 @@ def fits_gated(x: Tensor, weight: Tensor, activation: str) -> bool:
     return activation in ACTIVATIONS and fits_linear(x, weight)
 
 
+def matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
+    """What the C side is told of a weight (out, in), float32 or bfloat16, and its bias (out,)."""
+    out, inputs = weight.shape
+    return Matrix(weight.data_ptr(), 0, 0, _pointer(bias), inputs, out, TYPES[weight.dtype])
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, in) times weight (out, in), transposed, plus bias (out,); sums in float32."""
-    return _product(x, Matrix(weight.data_ptr(), 0, 0, _pointer(bias), x.shape[-1], len(weight), _TYPES[x.dtype]))
+    return _product(x, matrix(weight, bias))
 
 
 def int8_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, in) times weight (out, in) int8 times scales (out,) float32, plus bias (out,)."""
-    return _product(x, Matrix(weight.data_ptr(), scales.data_ptr(), 0, _pointer(bias), x.shape[-1], len(weight), _INT8))
+    return _product(
+        x, Matrix(weight.data_ptr(), scales.data_ptr(), 0, _pointer(bias), x.shape[-1], len(weight), _INT8)
+    )
 
 
-def fourbit_linear(x: Tensor, packed: Tensor, absmax: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
+def fourbit_linear(
+    x: Tensor, packed: Tensor, absmax: Tensor, table: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """x (…, in) times weights of 4 bits in bitsandbytes' layout, plus bias (out,). `in` is a multiple of 64.
 
     Args:
@@ -105,7 +125,7 @@ def _product(x: Tensor, matrix: Matrix) -> Tensor:
     x = x.contiguous()
     rows = x.numel() // matrix.inputs
     y = x.new_empty((*x.shape[:-1], matrix.outputs))
-    pointers = ctypes.byref(matrix), _TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows), None
+    pointers = ctypes.byref(matrix), TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows), None
     _library().mygpt_linear(torch.get_num_threads(), *pointers, c_float(1), c_void_p(y.data_ptr()))
     return y
 
@@ -113,11 +133,12 @@ def _product(x: Tensor, matrix: Matrix) -> Tensor:
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """activation(x G^T) * (x U^T), (…, width), for weight (2 * width, in): G above U."""
     x = x.contiguous()
-    matrix = Matrix(weight.data_ptr(), 0, 0, _pointer(bias), x.shape[-1], len(weight), _TYPES[x.dtype])
-    rows = x.numel() // matrix.inputs
+    rows = x.numel() // x.shape[-1]
     y = x.new_empty((*x.shape[:-1], len(weight) // 2))
-    pointers = ctypes.byref(matrix), _TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows)
-    _library().mygpt_gated(torch.get_num_threads(), *pointers, ACTIVATIONS[activation], c_void_p(y.data_ptr()))
+    pointers = ctypes.byref(matrix(weight, bias)), TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows)
+    _library().mygpt_gated(
+        torch.get_num_threads(), *pointers, ACTIVATIONS[activation], c_void_p(y.data_ptr())
+    )
     return y
 
 
@@ -126,65 +147,89 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     x = x.contiguous()
     y = torch.empty_like(x)
     width = x.shape[-1]
-    pointers = _TYPES[x.dtype], c_void_p(x.data_ptr()), c_void_p(weight.data_ptr())
+    pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), c_void_p(weight.data_ptr())
     sizes = c_long(x.numel() // width), c_long(width), c_float(eps), c_float(offset)
     _library().mygpt_norm(1, *pointers, *sizes, c_void_p(y.data_ptr()))
     return y
 
 
-def attends(q: Tensor, keys: Tensor) -> bool:
-    """Whether `attend` takes q (B, 1, H, D) and a cache's keys (B, K, S, D)."""
-    dim = q.shape[-1]
+def attends(qk: Tensor, keys: Tensor) -> bool:
+    """Whether `attend` takes qk (B, T, H + K, D) and a cache's keys (B, K, S, D): T is 1, and D a multiple of 16."""
     return (
-        q.shape[1] == 1
-        and fits(q)
-        and dim % 16 == 0
-        and dim <= MAX_DIM
-        and q.shape[2] <= MAX_GROUP * keys.shape[1]
-        and keys.dtype is q.dtype
-        and keys.shape[-1] == dim
+        qk.shape[1] == 1
+        and fits(qk)
+        and _attends(qk.dtype, keys)
+        and qk.shape[2] <= MAX_GROUP * keys.shape[1]
     )
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+def _attends(dtype: torch.dtype, keys: Tensor) -> bool:
+    dim = keys.shape[-1]
+    return keys.dtype is dtype and dim % 16 == 0 and dim <= MAX_DIM
+
+
+def attend(qk: Tensor, v: Tensor, call: Attention) -> Tensor:
+    """One new token of each sequence: rotate q and k, write k and v to the cache, attend to what it holds then.
+
+    Args:
+        qk: (B, 1, H + K, D), as v dense in the last two dimensions.
+        v: (B, 1, K, D).
+        call: from `attention_call`.
+
+    Returns:
+        (B, 1, H, D).
+    """
+    heads, dim = call.heads, call.dim
+    y = qk.new_empty((len(qk), 1, heads, dim))
+    call.q, call.v, call.y = qk.data_ptr(), v.data_ptr(), y.data_ptr()
+    call.k = call.q + heads * dim * qk.element_size()
+    call.q_stride = call.k_stride = qk.stride(0)
+    call.v_stride = v.stride(0)
+    _library().mygpt_attention(torch.get_num_threads(), ctypes.byref(call))
+    return y
+
+
+def attention_call(
+    heads: int,
     tables: tuple[Tensor, Tensor] | None,
     cache: tuple[Tensor, Tensor],
     slots: int,
     positions: Tensor,
     end: int,
     scale: float | None,
-) -> Tensor:
-    """One new token of each sequence: rotate q and k, write k and v to the cache, attend to what it holds then.
+) -> Attention:
+    """What the C side is told of the cache and the tokens' places.
 
     Args:
-        q: (B, 1, H, D), as k and v (B, 1, K, D) dense in the last two dimensions.
-        k: as q.
-        v: as q.
+        heads: of the queries.
         tables: cos and sin (B, 1, 1, R) as `mygpt.rope.rotate` takes them; None: nothing is rotated.
         cache: keys and values (B, K, S, D).
         slots: the token at position p stands in slot p modulo this.
         positions: (B, 1) int64 of the new tokens.
         end: the place after the last of them.
         scale: of scores; 1 / sqrt(D) by default.
-
-    Returns:
-        (B, 1, H, D).
     """
-    batch, _, heads, dim = q.shape
     keys, values = cache
-    cos, sin = tables or (None, None)
-    y = q.new_empty(q.shape)
-    positions = positions.contiguous()
-    tensors = q, k, v, cos, sin, keys, values, positions, y
-    strides = q.stride(0), k.stride(0), v.stride(0), keys.stride(0), keys.stride(1)
-    sizes = batch, heads, k.shape[2], dim, 0 if cos is None else cos.shape[-1]
-    scale = dim**-0.5 if scale is None else scale
-    call = _Attention(*map(_pointer, tensors), *strides, *sizes, slots, min(end, slots), _TYPES[q.dtype], scale)
-    _library().mygpt_attention(torch.get_num_threads(), ctypes.byref(call))
-    return y
+    batch, kv_heads, _, dim = keys.shape
+    sequence_stride, head_stride, _, _ = keys.stride()
+    call = Attention(
+        keys=keys.data_ptr(),
+        values=values.data_ptr(),
+        positions=positions.data_ptr(),
+        sequence_stride=sequence_stride,
+        head_stride=head_stride,
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=dim,
+        slots=slots,
+        seen=min(end, slots),
+        type=TYPES[keys.dtype],
+        scale=dim**-0.5 if scale is None else scale,
+    )
+    if tables is not None:
+        call.cos, call.sin, call.rotated = tables[0].data_ptr(), tables[1].data_ptr(), tables[0].shape[-1]
+    return call
 
 
 def _pointer(tensor: Tensor | None) -> int:
