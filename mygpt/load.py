@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mygpt import kernels
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
@@ -65,6 +66,8 @@ def build(checkpoint: Checkpoint, device: torch.device, precision: str | None) -
         model = GPT(config)
     precision = pick_precision(precision, device, model)
     place = mover(device, DTYPES[precision])
+    if device.type == "cpu":
+        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
     fill(model, translated(checkpoint.tensors(), family, config), place, source)
     for buffer in (model.rope, model.window_rope):
         if buffer is not None:

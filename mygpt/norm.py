@@ -17,7 +17,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape."""
-        if kernels.fits(x):
+        if kernels.fits_norm(x, self.weight):
             return kernels.rms_norm(x, self.weight, self.eps or 0.0)
         return super().forward(x)
 
@@ -27,7 +27,7 @@ class OnePlusRMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape."""
-        if kernels.fits(x):
+        if kernels.fits_norm(x, self.weight):
             return kernels.rms_norm(x, self.weight, self.eps or 0.0, offset=1)
         normed = F.rms_norm(x.float(), self.normalized_shape, eps=self.eps)
         return (normed * (1 + self.weight.float())).type_as(x)

@@ -15,6 +15,7 @@ from mygpt.kernels.ops import attention_call as attention_call
 from mygpt.kernels.ops import fits as fits
 from mygpt.kernels.ops import fits_gated as fits_gated
 from mygpt.kernels.ops import fits_linear as fits_linear
+from mygpt.kernels.ops import fits_norm as fits_norm
 from mygpt.kernels.ops import fits_step as fits_step
 from mygpt.kernels.ops import fourbit_linear as fourbit_linear
 from mygpt.kernels.ops import gated_linear as gated_linear

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 _SOURCES = Path(__file__).parent
-_FLAGS = ["-O2", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]
 _log = logging.getLogger(__name__)
 
 

@@ -2,6 +2,7 @@
 #include "vectors.h"
 
 #define MAX_ROWS 16
+#define MOST 4 // rows of x at a time: TILE * MOST sums are what the registers hold
 #define TILE 4 // rows of weights at a time: as many streams from memory, and sums to keep the CPU busy
 
 // sums[r * N + n]: rows n of x (N, in) times rows r of w (R, in).
@@ -10,7 +11,7 @@ INLINE void dots(const int wtype, const int xtype, const int R, const int N, con
     const long size = size_of(wtype), line = 64 / size;
     // Fetched ahead: the same place of the next R rows, or further along these where they are long.
     const long ahead = R * in * size <= 16384 ? R * in : 1024 / size;
-    vec acc[R][N];
+    vec acc[TILE][MOST];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) acc[r][n] = splat(0);
     long i = 0;
@@ -18,7 +19,7 @@ INLINE void dots(const int wtype, const int xtype, const int R, const int N, con
         for (int r = 0; r < R; r++) __builtin_prefetch(at(w, wtype, r * in + i + ahead), 0, 3);
 #ifdef __AVX512BF16__
         if (wtype == BF16 && xtype == BF16) {
-            __m512bh xs[N];
+            __m512bh xs[MOST];
             for (int n = 0; n < N; n++) xs[n] = (__m512bh)_mm512_loadu_si512(at(x, BF16, n * in + i));
             for (int r = 0; r < R; r++) {
                 __m512bh ws = (__m512bh)_mm512_loadu_si512(at(w, BF16, r * in + i));
@@ -28,7 +29,7 @@ INLINE void dots(const int wtype, const int xtype, const int R, const int N, con
         }
 #endif
         for (long j = i; j < i + line; j += LANES) {
-            vec xs[N];
+            vec xs[MOST];
             for (int n = 0; n < N; n++) xs[n] = load(xtype, x, n * in + j);
             for (int r = 0; r < R; r++) {
                 vec ws = load(wtype, w, r * in + j);
@@ -51,7 +52,7 @@ INLINE void dots4(const int R, const int N, const uint8_t *w, const float *scale
                   long in, float *sums) {
     const __m512 values = _mm512_loadu_ps(table);
     const long ahead = R * in <= 32768 ? R * in / 2 : 1024;
-    __m512 acc[R][N];
+    __m512 acc[TILE][MOST];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) acc[r][n] = _mm512_setzero_ps();
     for (long i = 0; i < in; i += 64)
@@ -94,19 +95,15 @@ INLINE void block(const int R, const int N, const Matrix *m, int xtype, const vo
 
 // result[r * rows + n], for `count` <= TILE rows of weights from o on and all rows of x.
 static void tile(const Matrix *m, int xtype, const void *x, long rows, long o, long count, float *result) {
-    float sums[TILE * 8];
+    float sums[TILE * MOST];
     for (long n = 0, step; n < rows; n += step) {
         long left = rows - n;
-        step = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        if (count < TILE) {
-            step = 1;
+        step = count < TILE ? 1 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        if (step == 4) block(TILE, 4, m, xtype, x, o, n, sums);
+        else if (step == 2) block(TILE, 2, m, xtype, x, o, n, sums);
+        else if (count == TILE) block(TILE, 1, m, xtype, x, o, n, sums);
+        else
             for (long r = 0; r < count; r++) block(1, 1, m, xtype, x, o + r, n, sums + r);
-        } else if (step == 8) { // 16 sums are what the registers hold
-            block(2, 8, m, xtype, x, o, n, sums);
-            block(2, 8, m, xtype, x, o + 2, n, sums + 16);
-        } else if (step == 4) block(4, 4, m, xtype, x, o, n, sums);
-        else if (step == 2) block(4, 2, m, xtype, x, o, n, sums);
-        else block(4, 1, m, xtype, x, o, n, sums);
         for (long r = 0; r < count; r++)
             for (long j = 0; j < step; j++) {
                 float s = sums[r * step + j];

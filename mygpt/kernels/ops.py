@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Mapping
 from ctypes import c_float, c_long, c_void_p
 
@@ -11,14 +12,24 @@ from torch import Tensor
 
 from mygpt.kernels.build import library
 
-# Rows of x: what linear.c holds sums for. With more, the CPU's arithmetic is the limit, and oneDNN's matrix units win.
+# Rows of x that linear.c holds sums for. With more, arithmetic is the limit, and torch's products are better at it;
+# with fewer already in bfloat16 on a CPU with matrix units (AMX): benchmarks/linear.py.
 MAX_ROWS = 16
+MAX_ROWS_BESIDE_AMX = 4
+_MOST_NUMBERS = 1 << 18  # of x: more are no step of a few tokens
 MAX_DIM, MAX_GROUP = 256, 64  # attention.c's
 
 # Numbers as in vectors.h.
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 _INT8, _FOURBIT = 2, 3
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+
+
+@functools.cache
+def max_rows(dtype: torch.dtype) -> int:
+    """Rows of x up to which the kernels are the fastest way to multiply weights of a dtype."""
+    amx = dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    return MAX_ROWS_BESIDE_AMX if amx else MAX_ROWS
 
 
 class Matrix(ctypes.Structure):
@@ -55,26 +66,27 @@ def fits(x: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and x.is_cpu
         and x.dtype in TYPES
-        and x.numel() <= _MOST_NUMBERS
+        and 0 < x.numel() <= _MOST_NUMBERS
         and not x.requires_grad
         and library() is not None
     )
 
 
-_MOST_NUMBERS = 1 << 18
-
-
 def fits_step(x: Tensor, keys: Tensor) -> bool:
     """Whether `Block` takes x (B, 1, C), by its cache's keys (B, K, S, D)."""
-    return len(x) <= MAX_ROWS and x.shape[1] == 1 and fits(x) and _attends(x.dtype, keys)
+    return fits(x) and x.shape[1] == 1 and len(x) <= max_rows(x.dtype) and _attends(x.dtype, keys)
+
+
+def fits_norm(x: Tensor, weight: Tensor) -> bool:
+    """Whether `rms_norm` takes x (…, C) and weight (C,)."""
+    return fits(x) and weight.dtype is x.dtype and not weight.requires_grad
 
 
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
-    """Whether `linear` and `gated_linear` take x (…, in) and weight (out, in): at most MAX_ROWS rows of its dtype."""
+    """Whether `linear` and `gated_linear` take x (…, in) and weight (out, in): at most `max_rows`."""
     return (
-        x.numel() <= MAX_ROWS * x.shape[-1]
-        and fits(x)
-        and x.numel() > 0
+        fits(x)
+        and x.numel() <= max_rows(x.dtype) * x.shape[-1]
         and weight.dtype is x.dtype
         and weight.is_contiguous()
         and not weight.requires_grad
@@ -156,8 +168,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
 def attends(qk: Tensor, keys: Tensor) -> bool:
     """Whether `attend` takes qk (B, T, H + K, D) and a cache's keys (B, K, S, D): T is 1, and D a multiple of 16."""
     return (
-        qk.shape[1] == 1
-        and fits(qk)
+        fits(qk)
+        and qk.shape[1] == 1
         and _attends(qk.dtype, keys)
         and qk.shape[2] <= MAX_GROUP * keys.shape[1]
     )
