@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mygpt import fp8, mxfp4
+from mygpt import fp8, kernels, mxfp4
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.completion import peak_memory_bytes
 from mygpt.errors import InputError
@@ -114,6 +114,8 @@ def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) ->
         model = SequentialGPT(config) if placement.strategy == "sequential" else GPT(config)
     precision = pick_precision(options.precision, placement.devices[0], model)
     cast(model, precision)
+    if placement.devices[0].type == "cpu":
+        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
     tensors = checkpoint.tensors()
     if dequantized := DEQUANTIZERS.get(quantization_method(checkpoint.config)):
         tensors = dequantized(tensors, placement.devices[0])
