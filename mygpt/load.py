@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,10 @@ from mygpt.model import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.single import DTYPES, mover, pick_device, pick_precision
 from mygpt.prompts import Prompter
-from mygpt.weights import fill, translated
+from mygpt.quantize.linear import Summary, expect_stored, quantize_linears, summarize
+from mygpt.quantize.modes import MODES, Mode, stored_mode
+from mygpt.quantize.stored import assemble, stored_matrices
+from mygpt.weights import Weight, fill, translated
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Loaded:
     device: torch.device
     precision: str
     load_s: float
+    quantized: Summary | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -51,21 +56,51 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     folder = path if path.is_dir() else None
     prompter = Prompter.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
     stop_ids = _stop_ids(checkpoint, prompter)
-    model, precision = build(checkpoint, device, options.precision)
+    mode = pick_mode(checkpoint, options.quantize, device)
+    model, precision = build(checkpoint, device, options.precision, mode)
     if options.compile:
         compile_model(model)
-    return Loaded(model, prompter, stop_ids, device, precision, time.perf_counter() - start)
+    quantized = summarize(model, mode) if mode else None
+    return Loaded(model, prompter, stop_ids, device, precision, time.perf_counter() - start, quantized)
 
 
-def build(checkpoint: Checkpoint, device: torch.device, precision: str | None) -> tuple[GPT, str]:
+def pick_mode(checkpoint: Checkpoint, quantize: str | None, device: torch.device) -> Mode | None:
+    """How the model is quantized: as `--quantize` says, or as its weights are stored.
+
+    Raises:
+        InputError: the two differ, or the device has no kernels for quantized weights.
+    """
+    stored = stored_mode(checkpoint.config, str(checkpoint.path))
+    if stored and quantize not in (None, stored.name):
+        raise InputError(
+            f"--quantize {quantize}: {checkpoint.path} is stored as {stored.name} already; leave the option out"
+        )
+    mode = stored or (MODES[quantize] if quantize else None)
+    if mode and device.type == "mps":
+        raise InputError(f"{mode.name}: quantized weights do not run on mps; use --accelerator cpu")
+    return mode
+
+
+def build(
+    checkpoint: Checkpoint, device: torch.device, precision: str | None, mode: Mode | None = None
+) -> tuple[GPT, str]:
     """The checkpoint's model and its precision; the weights stream from the file to the device one by one."""
     source = str(checkpoint.path)
     family, config = read_config(checkpoint.config, source)
     with torch.device("meta"):
         model = GPT(config)
-    precision = pick_precision(precision, device, model)
-    place = mover(device, DTYPES[precision])
-    fill(model, translated(checkpoint.tensors(), family, config), place, source)
+    precision = pick_precision(precision, device, model, quantized=mode is not None)
+    dtype = DTYPES[precision]
+    tensors: Iterator[tuple[str, Weight]] = checkpoint.tensors()
+    if stored_mode(checkpoint.config, source):
+        groups = stored_matrices(checkpoint.shapes())
+        expect_stored(
+            model, {name for file_name in groups for name in family.targets(file_name, config)}, dtype
+        )
+        tensors = assemble(checkpoint.tensors(), groups, source)
+    elif mode is not None:
+        quantize_linears(model, mode, dtype)
+    fill(model, translated(tensors, family, config), mover(device, dtype), source)
     for buffer in (model.rope, model.window_rope):
         if buffer is not None:
             buffer.to(device)

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors"},
     {"config", "options"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
-    {"cache"},
+    {"cache", "quantize"},
     {"tokenizer", "tokenizer_files", "prompts"},
     {"weight_index"},
     {"weight_files", "checkpoint", "write", "gguf_checkpoint", "gguf_header", "gguf_tokenizer"},

@@ -12,6 +12,7 @@ from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
+from mygpt.quantize.modes import stored_mode
 from mygpt.tokenizer_files import read_json
 
 
@@ -37,11 +38,7 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
         raise InputError(
             f"{source}: the model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
-    if quantization := raw.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise InputError(
-            f"{source}: weights quantized with {method!r} are not supported yet; use an unquantized one"
-        )
+    stored_mode(raw, source)  # refuses what cannot be read
     family = FAMILIES[model_type]
     return family, family.read_config(Fields(raw, source))
 

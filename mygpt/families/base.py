@@ -72,6 +72,18 @@ class Family:
             )
         return None
 
+    def targets(self, name: str, config: Config) -> tuple[str, ...]:
+        """Our names for one of the file's: none for a skipped or an unknown one."""
+        for pattern, target in self._patterns.items():
+            if match := pattern.fullmatch(name):
+                if isinstance(target, Split):
+                    return tuple(
+                        part_name.format(**{**match.groupdict(), **expert})
+                        for part_name, expert in _each_expert(target, match, config)
+                    )
+                return () if target is None else (target.format(**match.groupdict()),)
+        return ()
+
 
 def _pattern(template: str) -> re.Pattern[str]:
     literal = re.escape(template)
