@@ -17,6 +17,7 @@ from mygpt.errors import InputError, RunError
 COMMANDS = {
     "generate": "Generate text from a prompt, or from a file of prompts.",
     "download": "Download a model's weights, or list the supported families.",
+    "convert": "Write a model as a folder of safetensors: cast, quantized, or out of a GGUF file.",
 }
 
 

@@ -26,7 +26,7 @@ LAYERS = [
     {"moe"},
     {"model", "weights"},
     {"parallel", "decode", "completion"},
-    {"load"},
+    {"load", "convert"},
     {"transcript"},
     {"llm", "conversation"},
     {"__init__"},

@@ -66,10 +66,7 @@ class Family:
                 raise InputError(
                     f"{name} of shape {tuple(tensor.shape)} does not fit config.json; download the checkpoint again"
                 ) from error
-            return tuple(
-                (part_name.format(**{**match.groupdict(), **expert}), part)
-                for (part_name, expert), part in zip(_each_expert(target, match, config), parts, strict=True)
-            )
+            return tuple(zip(self.targets(name, config), parts, strict=True))
         return None
 
     def targets(self, name: str, config: Config) -> tuple[str, ...]:
