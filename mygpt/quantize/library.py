@@ -5,7 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
+
+import torch
 
 from mygpt.errors import InputError
 
@@ -17,20 +22,38 @@ def bitsandbytes() -> ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of kernels that could be downloaded
     try:
-        import bitsandbytes
-        import bitsandbytes.functional
+        with _quietly_and_quickly():
+            import bitsandbytes
+            import bitsandbytes.functional
     except ImportError as error:
         raise InputError(
             f"quantized weights need bitsandbytes ({error}); pip install 'bitsandbytes>=0.50'"
         ) from error
-    finally:
-        logger.setLevel(level)
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
     return bitsandbytes
+
+
+@contextmanager
+def _quietly_and_quickly() -> Iterator[None]:
+    """Without its warning of kernels that could be downloaded, and without torch's compiler.
+
+    It wraps fallbacks, and optimizers, in `torch.compile`, which takes 2 s to import: longer than a small model takes
+    to load. The fallbacks of CPUs run as they are, where a first call would wait for the compiler even longer.
+    """
+    logger, compile_ = logging.getLogger("bitsandbytes"), torch.compile
+    level = logger.level
+
+    def plain(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return function
+
+    logger.setLevel(logging.ERROR)
+    torch.compile = plain  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        torch.compile = compile_
 
 
 @functools.cache
