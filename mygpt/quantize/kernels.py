@@ -19,9 +19,8 @@ from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
 MANY_ROWS = 48
 _ROW_GROUP = 32  # of the weight, which the CPU's kernel computes together
-_OUTLIER = (
-    6.0  # of LLM.int8(): columns of x with larger magnitudes are multiplied in 16 bits (arXiv:2208.07339)
-)
+_ALIGNMENT = 16  # bytes: torch's int8 kernel for bfloat16 crashes on rows that begin elsewhere (torch 2.13)
+_OUTLIER = 6.0  # of LLM.int8(): columns of x beyond it are multiplied in 16 bits (arXiv:2208.07339)
 
 
 class Product(nn.Module):
@@ -163,7 +162,8 @@ class EightBitProduct(Product):
 
     def __init__(self, matrix: EightBit, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("rows", matrix.rows)
+        aligned = matrix.rows.data_ptr() % _ALIGNMENT == 0  # or in the middle of a mapped file
+        self.register_buffer("rows", matrix.rows if aligned else matrix.rows.clone())
         self.rows: Tensor
         on_cuda = matrix.rows.is_cuda
         self.register_buffer("absmax", matrix.absmax if on_cuda else (matrix.absmax / 127).to(dtype))
@@ -175,7 +175,7 @@ class EightBitProduct(Product):
         if x.is_cuda:
             return self._llm_int8(x)
         flat = x.reshape(-1, x.shape[-1])
-        if len(flat) < MANY_ROWS:
+        if len(flat) < MANY_ROWS and flat.shape[1] % _ALIGNMENT == 0:
             y = torch._weight_int8pack_mm(flat, self.rows, self.absmax)
         else:
             y = F.linear(flat, self.rows.to(x.dtype)) * self.absmax
