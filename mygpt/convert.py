@@ -52,7 +52,7 @@ def convert(
     dtype = dtype or torch.bfloat16
     with torch.device("meta"):
         model = GPT(architecture)
-    plan = _Plan(model, family, architecture)
+    plan = _Plan(model, family, architecture, mode)
     chosen = {
         name for name, (shape, _) in checkpoint.shapes().items() if plan.quantizes(name, shape)
     }  # before the first is read, so that what cannot be done is told at once
@@ -85,8 +85,8 @@ def _quantized(
 class _Plan:
     """Which of a file's matrices are those that `--quantize` would quantize while loading."""
 
-    def __init__(self, model: nn.Module, family: Family, config: Config) -> None:
-        self._family, self._config = family, config
+    def __init__(self, model: nn.Module, family: Family, config: Config, mode: Mode) -> None:
+        self._family, self._config, self._mode = family, config, mode
         self._ours = {
             name for path, layer in quantizable(model).items() for name in weight_names(path, layer)
         }
@@ -113,7 +113,8 @@ class _Plan:
         parts = self._family.translate(name, probe, self._config) or ()
         if any(part.shape[-1] != 2 for _, part in parts):
             raise InputError(f"{name} is stored transposed, which bitsandbytes' format cannot say; {later}")
-        if len(parts) > 1 and shape[1] % BLOCK_SIZE:
+        whole = [part is probe for _, part in parts] == [True]
+        if not whole and self._mode.quant_type != "int8" and shape[1] % BLOCK_SIZE:
             raise InputError(
                 f"{name} of {shape[1]} columns, no multiple of {BLOCK_SIZE}, could not be parted again; {later}"
             )

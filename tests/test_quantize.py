@@ -26,7 +26,7 @@ from mygpt.quantize.linear import QuantizedLinear, quantizable, quantized_bytes
 from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import EightBit, FourBit, Quantized, quantize
 from tests.families.variants import variant
-from tests.models import edit_json, write_model
+from tests.models import write_model
 
 functional = bitsandbytes().functional
 FOUR_BITS = [name for name in MODES if name != "bnb.int8"]
@@ -333,7 +333,7 @@ def test_other_formats_are_refused(llama: Path, tmp_path: Path) -> None:
     config = json.loads((llama / "config.json").read_text())
     for content in ({"quant_method": "gptq"}, {"quant_method": "bitsandbytes", "load_in_4bit": True}):
         quantization = content | {"bnb_4bit_quant_type": "int3"}
-        with pytest.raises(InputError, match="gptq|int3"):
+        with pytest.raises(InputError, match=r"gptq|int3"):
             read_config(config | {"quantization_config": quantization})
 
 

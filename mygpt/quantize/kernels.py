@@ -17,7 +17,7 @@ from mygpt.quantize.library import bitsandbytes, has_fast_cpu_kernel
 from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
 
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
-MANY_ROWS = 48
+MANY_ROWS = 64
 _ROW_GROUP = 32  # of the weight, which the CPU's kernel computes together
 _ALIGNMENT = 16  # bytes: torch's int8 kernel for bfloat16 crashes on rows that begin elsewhere (torch 2.13)
 _OUTLIER = 6.0  # of LLM.int8(): columns of x beyond it are multiplied in 16 bits (arXiv:2208.07339)
@@ -97,6 +97,7 @@ class FastFourBitProduct(Product):
         functional = bitsandbytes().functional
         self.levels = functional.get_4bit_type(matrix.quant_type, device="cpu")
         self._kernel = getattr(functional.lib, f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
+        self._dequantize = getattr(functional.lib, f"cdequantize_blockwise_cpu_{matrix.quant_type}_bf16")
 
     @staticmethod
     def suits(matrix: FourBit) -> bool:
@@ -108,18 +109,20 @@ class FastFourBitProduct(Product):
         """x (…, K) to (…, N)."""
         n, k = self.shape
         flat = x.reshape(-1, k).bfloat16()
-        if len(flat) >= MANY_ROWS:
-            y = F.linear(flat, self.dequantized())
-        elif torch.compiler.is_compiling():
-            y = torch.ops.bitsandbytes.gemv_4bit.default(
+        if torch.compiler.is_compiling():
+            y: Tensor = torch.ops.bitsandbytes.gemv_4bit.default(
                 flat, self.rows, self.shape, self.absmax, self.levels, BLOCK_SIZE
             )
-        else:
+        elif len(flat) < MANY_ROWS:
             y = self._call(flat)
+        else:
+            y = F.linear(flat, self.dequantized())
         return y.view(*x.shape[:-1], n).to(x.dtype)
 
+    # Both call the library as bitsandbytes' operators do. Those check for 20 us, as long as a small product takes, and
+    # at the first call they import torch's compiler, which takes over a second.
+
     def _call(self, x: Tensor) -> Tensor:
-        """What bitsandbytes' operator does, without the 20 us that it takes for checks: as long as a small matrix."""
         n, k = self.shape
         x = x.contiguous()
         y = x.new_empty(len(x), n)
@@ -130,9 +133,11 @@ class FastFourBitProduct(Product):
 
     def dequantized(self) -> Tensor:
         """The matrix (N, K) in bfloat16."""
-        absmax = self.absmax.t().float().contiguous()
-        matrix = FourBit(self.shape, self.quant_type, from_row_groups(self.rows), absmax)
-        return matrix.dequantize(torch.bfloat16)
+        rows, absmax = from_row_groups(self.rows), self.absmax.t().float().contiguous()
+        weight = torch.empty(self.shape, dtype=torch.bfloat16)
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (rows, absmax, weight)]
+        self._dequantize(*pointers, *(ctypes.c_longlong(size) for size in (BLOCK_SIZE, *self.shape)))
+        return weight
 
 
 def to_row_groups(rows: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from mygpt.quantize.modes import Mode
 
 BLOCK_SIZE = 64
 NESTED_BLOCK_SIZE = 256
-# Weights quantized at a time on the CPU, where bitsandbytes widens them to float32 several times over.
-_CHUNK = 1 << 22
+# Weights quantized at a time on the CPU, so that what they become on the way stays in its caches.
+_CHUNK = 1 << 18
 
 Cut: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # rows (N, …) to groups of rows
 
@@ -201,10 +201,30 @@ def four_bit(
 
 
 def _quantize_blocks(weights: Tensor, quant_type: str) -> tuple[Tensor, Tensor]:
-    size = weights.numel() if weights.is_cuda else _CHUNK
-    parts = [
-        torch.ops.bitsandbytes.quantize_4bit.default(chunk, BLOCK_SIZE, quant_type, torch.uint8)
-        for chunk in torch.split(weights, size)
-    ]
-    rows, absmax = zip(*parts, strict=True)
-    return torch.cat(rows), torch.cat(absmax)
+    """What bitsandbytes' `quantize_4bit` makes of flat weights; on a CPU in half the time."""
+    levels = bitsandbytes().functional.get_4bit_type(quant_type, device="cpu")
+    if weights.is_cuda or weights.numel() % BLOCK_SIZE:
+        operator = torch.ops.bitsandbytes.quantize_4bit.default
+        rows, absmax = operator(weights, BLOCK_SIZE, quant_type, torch.uint8)
+        return rows, absmax
+    rows = torch.empty(weights.numel() // 2, dtype=torch.uint8)
+    absmax = torch.empty(weights.numel() // BLOCK_SIZE)
+    for start in range(0, weights.numel(), _CHUNK):
+        chunk = weights[start : start + _CHUNK].float().view(-1, BLOCK_SIZE)
+        largest = absmax[start // BLOCK_SIZE :][: len(chunk)]
+        torch.amax(chunk.abs(), dim=-1, out=largest)
+        codes = _nearest(chunk * (1.0 / largest.clamp(min=1e-38))[:, None], levels).flatten()
+        torch.bitwise_or(codes[::2] << 4, codes[1::2], out=rows[start // 2 :][: len(codes) // 2])
+    return rows, absmax
+
+
+def _nearest(values: Tensor, levels: Tensor) -> Tensor:
+    """The number of the nearest level, uint8: so many comparisons take half the time of torch's `bucketize`."""
+    ordered, order = levels.sort()
+    codes = torch.zeros(values.shape, dtype=torch.uint8)
+    above = torch.empty(values.shape, dtype=torch.bool)
+    for middle in ((ordered[:-1] + ordered[1:]) / 2).tolist():
+        codes += torch.gt(values, middle, out=above).view(torch.uint8)
+    if torch.equal(order, torch.arange(len(levels))):
+        return codes
+    return order.to(torch.uint8)[codes.int()]
