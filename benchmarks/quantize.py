@@ -41,8 +41,9 @@ from mygpt.quantize.modes import MODES
 PLAIN = "bf16"
 TEXT = Path(__file__).parent / "text" / "lighthouse.txt"
 LOAD = """
-import json, resource, sys, torch
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+import json, sys, torch
+def peak(): # not ru_maxrss, which a process has of its parent
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 idle = peak()
 from mygpt import LLM
 folder, quantize, accelerator = sys.argv[1:]

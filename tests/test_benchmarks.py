@@ -67,3 +67,10 @@ def test_startup(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     report = last_line(capsys)
     programs = {"import_torch", "import_fabric", "help", "generate"}
     assert set(report["seconds"]) == set(report["ratios_to_import_fabric"]) == programs
+
+
+def test_quantize(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("quantize", tiny, "--modes", "bnb.nf4", "--perplexity", "true", "--new_tokens", 3, "--repeats", 1)
+    modes = last_line(capsys)["modes"]
+    assert set(modes) == {"bf16", "bnb.nf4"}
+    assert set(modes["bnb.nf4"]) >= {"load_s", "stored", "decode_tokens_per_s", "ratio_to_bf16", "perplexity"}
