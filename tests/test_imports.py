@@ -16,7 +16,7 @@ LAYERS = [
     {"errors"},
     {"config", "options"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
-    {"cache"},
+    {"cache", "quantize"},
     {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
     {"weight_index"},
     {
@@ -36,7 +36,7 @@ LAYERS = [
     {"model", "weights"},
     {"decode", "completion"},
     {"parallel"},
-    {"load"},
+    {"load", "convert"},
     {"transcript"},
     {"llm", "conversation"},
     {"__init__"},
