@@ -42,6 +42,11 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Nothing: see `Embedding`."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.weight.device
+
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) to (…, out)."""
         return linear(x, self.weight, self.bias)

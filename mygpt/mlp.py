@@ -30,7 +30,7 @@ class GatedMLP(nn.Module):
 
     def _hidden(self, x: Tensor) -> Tensor:
         gate_up = self.gate_up
-        if kernels.fits_gated(x, gate_up.weight, self.activation_name):
+        if type(gate_up) is FusedLinear and kernels.fits_gated(x, gate_up.weight, self.activation_name):
             return kernels.gated_linear(x, gate_up.weight, gate_up.bias, self.activation_name)
         gate, up = gate_up.split(gate_up(x))
         return self.activation(gate) * up

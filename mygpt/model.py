@@ -127,7 +127,7 @@ class GPT(nn.Module):
             cast(Attention | LatentAttention, layer.get_submodule("attention")) for layer in self.layers
         ]
         shapes = [attention.cache_shape for attention in attentions]
-        devices = [attention.output.weight.device for attention in attentions]
+        devices = [attention.output.device for attention in attentions]
         return KVCache(shapes, batch_size, slots, devices, self.embed.weight.dtype)
 
 

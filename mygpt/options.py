@@ -37,7 +37,8 @@ class LoadOptions:
     Args:
         precision: 32-true, 16-true or bf16-true; by default the best that the device runs well, which on a
             CPU is 32-true for models of less than 1 GB in it.
-        quantize: bnb.nf4, bnb.nf4-dq, bnb.fp4, bnb.fp4-dq or bnb.int8 (not available yet).
+        quantize: Quantize the linear layers with bitsandbytes while they are loaded, to 4 bits (bnb.nf4,
+            bnb.nf4-dq, bnb.fp4, bnb.fp4-dq) or 8 (bnb.int8); precision is bf16-true then, where it is not given.
         accelerator: auto, cpu, cuda or mps; auto takes the GPU where there is one.
         devices: How many devices to use, auto for all, or a list such as cuda:0,cuda:1,cpu; on a CPU, how many
             processes or parts.
@@ -69,8 +70,6 @@ class LoadOptions:
         _one_of("quantize", self.quantize, QUANTIZATIONS)
         _one_of("accelerator", self.accelerator, ACCELERATORS)
         _one_of("strategy", self.strategy, STRATEGIES)
-        if self.quantize is not None:
-            raise InputError(f"--quantize {self.quantize} is not available yet; leave it out")
         count = str(self.devices)
         if count != "auto" and not re.fullmatch(r"[1-9]\d*|[a-z]+(:\d+)?(,[a-z]+(:\d+)?)*", count):
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,13 @@ from mygpt.attention import OwnHeadNorm
 from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.base import Family
-from mygpt.linear import FusedLinear
+from mygpt.linear import FusedLinear, Linear
+from mygpt.quantize.linear import QuantizedLinear
+from mygpt.quantize.tensors import Quantized
 
-# What a placement does to each tensor as it passes: slice, cast, quantize, move.
-Place = Callable[[str, Tensor], Tensor]
+Weight: TypeAlias = Tensor | Quantized
+# What a placement does to each weight as it passes: slice (`narrow`), cast, move (`to`).
+Place = Callable[[str, Weight], Weight]
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,22 @@ class Slot:
         parameter: Tensor = getattr(self.module, self.parameter)
         return parameter.shape if self.rows is None else parameter[self.rows].shape
 
-    def fill(self, tensor: Tensor) -> None:
+    @property
+    def takes_quantized(self) -> bool:
+        """Whether what is put there may be quantized, or will be."""
+        return isinstance(self.module, Linear) and self.parameter == "weight"
+
+    def fill(self, tensor: Weight) -> None:
         """Put the tensor there. Unfused, it becomes the parameter itself: no copy is made."""
+        if isinstance(self.module, QuantizedLinear) and self.parameter == "weight":
+            self.module.put(self.rows, tensor)
+            return
+        parameter: Tensor = getattr(self.module, self.parameter)
+        if not isinstance(tensor, Tensor):  # of a layer whose matrix is used other than to multiply with
+            tensor = tensor.dequantize(parameter.dtype)
         if self.rows is None:
             setattr(self.module, self.parameter, nn.Parameter(tensor, requires_grad=False))
             return
-        parameter: Tensor = getattr(self.module, self.parameter)
         if parameter.is_meta:
             storage = torch.empty_like(parameter, device=tensor.device, dtype=tensor.dtype)
             setattr(self.module, self.parameter, nn.Parameter(storage, requires_grad=False))
@@ -50,7 +64,7 @@ def slots(model: nn.Module) -> dict[str, Slot]:
     found: dict[str, Slot] = {}
     for path, module in model.named_modules():
         for parameter, _ in module.named_parameters(recurse=False):
-            if isinstance(module, FusedLinear | OwnHeadNorm):
+            if isinstance(module, FusedLinear | OwnHeadNorm) and module.slots:
                 start = 0
                 for slot, rows in module.slots.items():
                     name = ".".join([*path.split(".")[:-1], slot, parameter])
@@ -61,17 +75,17 @@ def slots(model: nn.Module) -> dict[str, Slot]:
     return found
 
 
-def put_whole(slot: Slot, name: str, tensor: Tensor, place: Place) -> None:
-    """Put a tensor through `place` into its slot."""
-    slot.fill(place(name, tensor))
+def put_whole(slot: Slot, name: str, weight: Weight, place: Place) -> None:
+    """Put a weight through `place` into its slot."""
+    slot.fill(place(name, weight))
 
 
 def fill(
     model: nn.Module,
-    tensors: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, Weight]],
     place: Place,
     source: str,
-    put: Callable[[Slot, str, Tensor, Place], None] = put_whole,
+    put: Callable[[Slot, str, Weight, Place], None] = put_whole,
 ) -> None:
     """Put each tensor (by our names) through `place` into its slot, or as much of it as `put` says.
 
@@ -87,9 +101,10 @@ def fill(
         elif slot.shape != tensor.shape:
             missing.pop(name, None)
             misshaped.append(f"{name} {tuple(tensor.shape)} in place of {tuple(slot.shape)}")
-        elif not tensor.is_floating_point():
+        elif not (tensor.is_floating_point() if isinstance(tensor, Tensor) else slot.takes_quantized):
             missing.pop(name, None)
-            quantized.append(f"{name} {tensor.dtype}")
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            quantized.append(f"{name} {kind}")
         else:
             missing.pop(name, None)
             put(slot, name, tensor, place)
@@ -112,11 +127,11 @@ def _few(names: list[str], most: int = 8) -> str:
 
 
 def translated(
-    tensors: Iterable[tuple[str, Tensor]], family: Family, config: Config
-) -> Iterator[tuple[str, Tensor]]:
+    tensors: Iterable[tuple[str, Weight]], family: Family, config: Config
+) -> Iterator[tuple[str, Weight]]:
     """The file's stream in our names. A name that the family does not know passes as it is, to be reported."""
     for name, tensor in tensors:
-        ours = family.translate(name, tensor, config)
+        ours = _translate(name, tensor, family, config)
         if ours is None:
             yield name, tensor
             continue
@@ -124,3 +139,16 @@ def translated(
             # Files of tied models may repeat the embedding as the head.
             if not (config.tie_embeddings and our_name == "head.weight"):
                 yield our_name, part
+
+
+def _translate(
+    name: str, weight: Weight, family: Family, config: Config
+) -> Iterable[tuple[str, Weight]] | None:
+    if isinstance(weight, Tensor):
+        return family.translate(name, weight, config)
+    ours = family.translate(name, weight.rows, config)
+    if ours is None or [part is weight.rows for _, part in ours] == [True]:
+        return ours and [(ours[0][0], weight)]
+    # What parts a matrix by its rows, or orders them anew, does so with what else there is of each row.
+    parts = weight.cut(lambda rows: [part for _, part in family.translate(name, rows, config) or ()])
+    return zip([our_name for our_name, _ in ours], parts, strict=True)

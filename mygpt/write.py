@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,18 @@ from mygpt.errors import InputError
 _SHARD_BYTES = 4 * 10**9  # of a written file: bounds the memory that writing takes
 
 
-def write_folder(checkpoint: Checkpoint, target: Path, dtype: torch.dtype | None = None) -> None:
+def write_folder(
+    checkpoint: Checkpoint,
+    target: Path,
+    dtype: torch.dtype | None = None,
+    *,
+    tensors: Iterable[tuple[str, Tensor]] | None = None,
+    config: dict[str, Any] | None = None,
+) -> None:
     """Write a checkpoint as a Hugging Face folder of safetensors, its floats cast to `dtype` if given.
 
-    The folder appears when it is complete. Memory: one shard, 4 GB or the largest tensor.
+    The folder appears when it is complete. Memory: one shard, 4 GB or the largest tensor. `tensors` and `config`
+    are written in place of the checkpoint's own.
 
     Raises:
         InputError: the target exists or cannot be made, or a cast is asked for weights that are stored quantized.
@@ -41,12 +49,13 @@ def write_folder(checkpoint: Checkpoint, target: Path, dtype: torch.dtype | None
             f"cannot write to {target.parent} ({error.strerror}); name another folder"
         ) from error
     try:
-        config = _with_dtype(checkpoint.config, dtype) if dtype else checkpoint.config
+        config = config or checkpoint.config
+        config = with_dtype(config, dtype) if dtype else config
         _write_json(partial / "config.json", config)
         if checkpoint.generation_config:
             _write_json(partial / "generation_config.json", checkpoint.generation_config)
         checkpoint.write_tokenizer(partial)
-        _write_weights(checkpoint.tensors(), partial, dtype)
+        _write_weights(tensors or checkpoint.tensors(), partial, dtype)
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -57,19 +66,19 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """A copy of the config that says `dtype` wherever it named one, nested configs included."""
     name = str(dtype).removeprefix("torch.")
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
     nested = {
-        key: _with_dtype(value, dtype)
+        key: with_dtype(value, dtype)
         for key, value in config.items()
         if isinstance(value, dict) and ("dtype" in value or "torch_dtype" in value)
     }
     return config | nested | dict.fromkeys(keys, name)
 
 
-def _write_weights(tensors: Iterator[tuple[str, Tensor]], folder: Path, dtype: torch.dtype | None) -> None:
+def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, dtype: torch.dtype | None) -> None:
     """One `model.safetensors`, or shards with an index where it would be larger than a shard."""
     shards: list[list[str]] = []
     total = 0
@@ -91,7 +100,7 @@ def _write_weights(tensors: Iterator[tuple[str, Tensor]], folder: Path, dtype: t
     _write_json(folder / "model.safetensors.index.json", index)
 
 
-def _shards(tensors: Iterator[tuple[str, Tensor]], dtype: torch.dtype | None) -> Iterator[dict[str, Tensor]]:
+def _shards(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> Iterator[dict[str, Tensor]]:
     """Tensors in groups of up to `_SHARD_BYTES`. A group is emptied when the next is asked for."""
     shard: dict[str, Tensor] = {}
     size = 0

@@ -464,7 +464,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--precision 8-bit": ("--precision must be one of 32-true, 16-true, bf16-true", "'8-bit'"),
     "--accelerator tpu": ("--accelerator must be one of auto, cpu, cuda, mps", "'tpu'"),
     f"--accelerator {NO_GPU}": (f"--accelerator {NO_GPU}: this machine", "try cpu"),
-    "--quantize bnb.nf4": ("--quantize bnb.nf4 is not available yet",),
     "--quantize foo": ("--quantize must be one of bnb.nf4", "'foo'"),
     "--devices 0": ("--devices must be a number above 0", "'0'"),
     "--devices foo": ("'foo' is no device",),

@@ -76,3 +76,10 @@ def test_chat(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["computed_tokens"] < 60 < 250 < report["history_tokens"]
     assert report["ratio"] > 0
     assert set(report["soak"]) >= {"growth_mb", "resident_mb", "dropped_messages"}
+
+
+def test_quantize(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("quantize", tiny, "--modes", "bnb.nf4", "--perplexity", "true", "--new_tokens", 3, "--repeats", 1)
+    modes = last_line(capsys)["modes"]
+    assert set(modes) == {"bf16", "bnb.nf4"}
+    assert set(modes["bnb.nf4"]) >= {"load_s", "stored", "decode_tokens_per_s", "ratio_to_bf16", "perplexity"}

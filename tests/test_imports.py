@@ -17,7 +17,7 @@ LAYERS = [
     {"config", "options"},
     {"kernels"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
-    {"cache"},
+    {"cache", "quantize"},
     {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
     {"weight_index"},
     {
@@ -37,7 +37,7 @@ LAYERS = [
     {"model", "weights"},
     {"decode", "completion"},
     {"parallel"},
-    {"load"},
+    {"load", "convert"},
     {"transcript"},
     {"llm", "conversation"},
     {"__init__"},

@@ -12,6 +12,7 @@ from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
+from mygpt.quantize.modes import stored_mode
 from mygpt.tokenizer_files import read_json
 
 
@@ -38,10 +39,8 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
             f"{source}: the model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
     family = FAMILIES[model_type]
-    if (method := quantization_method(raw)) not in (None, *family.quantizations):
-        raise InputError(
-            f"{source}: weights quantized with {method!r} are not supported yet; use an unquantized one"
-        )
+    if quantization_method(raw) not in family.quantizations:
+        stored_mode(raw, source)  # refuses what cannot be read
     return family, family.read_config(Fields(raw, source))
 
 

@@ -72,6 +72,17 @@ class Family:
             return tuple(zip(_part_names(target.names, match, len(parts)), parts, strict=True))
         return None
 
+    def targets(self, name: str, config: Config) -> tuple[str, ...]:
+        """Our names for one of the file's matrices: none for a skipped or an unknown one."""
+        for pattern, target in self._patterns.items():
+            if match := pattern.fullmatch(name):
+                if not isinstance(target, Split):
+                    return () if target is None else (target.format(**match.groupdict()),)
+                of_all_experts = "{e}" in target.names[0] and "e" not in match.groupdict()
+                rounds = config.moe.n_experts if config.moe and of_all_experts else 1
+                return tuple(_part_names(target.names, match, rounds * len(target.names)))
+        return ()
+
 
 # What may stand for each field of a template.
 _FIELDS = {"i": r"\d+", "e": r"\d+", "h": r"\d+", "p": "weight|bias", "rest": ".+"}

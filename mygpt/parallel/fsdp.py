@@ -6,6 +6,8 @@ It takes no more than that the weights fit all devices together, but sends all o
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from mygpt.context import Places
 from mygpt.model import GPT
-from mygpt.weights import Place, Slot
+from mygpt.weights import Place, Slot, Weight
 
 
 def shard(model: GPT, mesh: DeviceMesh, device: torch.device, *, cpu_offload: bool) -> None:
@@ -32,13 +34,14 @@ def shard(model: GPT, mesh: DeviceMesh, device: torch.device, *, cpu_offload: bo
 
 
 @torch.no_grad()
-def put_share(slot: Slot, name: str, tensor: Tensor, place: Place) -> None:
+def put_share(slot: Slot, name: str, weight: Weight, place: Place) -> None:
     """Put the rows of a whole tensor that are this rank's into its share of the slot's parameter."""
+    assert isinstance(weight, Tensor), "quantized weights are not shared out"
     parameter: DTensor = getattr(slot.module, slot.parameter)
     local = parameter.to_local()
     share = -(-parameter.shape[0] // dist.get_world_size())
     first = dist.get_rank() * share  # of the parameter's rows
     start = slot.rows.start if slot.rows else 0
-    begin, end = max(first, start), min(first + len(local), start + len(tensor))
+    begin, end = max(first, start), min(first + len(local), start + len(weight))
     if begin < end:
-        local[begin - first : end - first] = place(name, tensor[begin - start : end - start])
+        local[begin - first : end - first] = cast(Tensor, place(name, weight[begin - start : end - start]))

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from mygpt.config import Config
 from mygpt.errors import InputError
@@ -16,9 +15,9 @@ from mygpt.parallel.devices import free_bytes, mover, pick_devices
 from mygpt.parallel.ranks import Ranks, launch
 from mygpt.parallel.sequential import SequentialGPT, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
-from mygpt.weights import fill, put_whole
+from mygpt.weights import Weight, fill, put_whole
 
-Stream = Iterable[tuple[str, Tensor]]
+Stream = Iterable[tuple[str, Weight]]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mygpt.cache import KVCache
 from mygpt.context import Places
 from mygpt.errors import InputError
 from mygpt.model import GPT
+from mygpt.quantize.linear import QuantizedLinear, quantized_bytes
 
 # Tokens whose keys and values are counted in when layers are shared out.
 CACHED_TOKENS = 4096
@@ -86,8 +87,9 @@ def partition(model: GPT, devices: Sequence[torch.device], free: Sequence[float]
     Raises:
         InputError: the model does not fit.
     """
-    sizes = layer_bytes(model)
-    first, end = end_bytes(model)
+    kind = devices[0].type
+    sizes = layer_bytes(model, kind)
+    first, end = end_bytes(model, kind)
     loads = [*sizes]
     loads[0] += first
     loads[-1] += end
@@ -128,23 +130,28 @@ def _fill(loads: Sequence[int], limits: Sequence[float]) -> list[int] | None:
     return counts if place == len(loads) else None
 
 
-def layer_bytes(model: GPT) -> list[int]:
+def layer_bytes(model: GPT, device_type: str) -> list[int]:
     """What each layer takes: its weights, and the keys and values of `CACHED_TOKENS` tokens."""
     slots = min(CACHED_TOKENS, model.config.context_length)
     cache = model.allocate_cache(1, slots)
     return [
-        weight_bytes(layer) + cached.nbytes for layer, cached in zip(model.layers, cache.layers, strict=True)
+        weight_bytes(layer, device_type) + cached.nbytes
+        for layer, cached in zip(model.layers, cache.layers, strict=True)
     ]
 
 
-def end_bytes(model: GPT) -> tuple[int, int]:
+def end_bytes(model: GPT, device_type: str) -> tuple[int, int]:
     """What stands before the layers and what behind them; a tied head is the embedding."""
     before = [model.embed] + ([model.position_embed] if model.position_embed else [])
     after = [model.norm] + ([model.head] if model.head else [])
-    sizes = [sum(map(weight_bytes, modules)) for modules in (before, after)]
+    sizes = [sum(weight_bytes(module, device_type) for module in modules) for modules in (before, after)]
     return (sum(sizes), 0) if model.head is None else (sizes[0], sizes[1])
 
 
-def weight_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a module's weights."""
-    return sum(parameter.nbytes for parameter in module.parameters())
+def weight_bytes(module: torch.nn.Module, device_type: str) -> int:
+    """Bytes that the weights of a module on the meta device will take; quantized ones depend on the kind of device."""
+    total = sum(parameter.nbytes for parameter in module.parameters())
+    for layer in module.modules():
+        if isinstance(layer, QuantizedLinear):
+            total += quantized_bytes(layer, layer.mode, layer.dtype, device_type) - layer.weight.nbytes
+    return total

@@ -22,6 +22,7 @@ from mygpt.latent_attention import LatentAttention, LowRankLinear
 from mygpt.linear import Embedding, FusedLinear, Linear
 from mygpt.mlp import MLP, GatedMLP
 from mygpt.model import GPT
+from mygpt.weights import Weight
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ class TensorShard:
                 layer.get_submodule(name).register_forward_hook(_add_up)
         self._vocabulary(model)
 
-    def slices(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    def slices(self, tensors: Iterable[tuple[str, Weight]]) -> Iterator[tuple[str, Weight]]:
         """The stream of whole tensors, by our names, as what this rank takes of them."""
         for name, tensor in tensors:
             cut = self.cuts.get(name, ...)
             if cut is ...:
                 yield name, tensor
             elif cut is not None:
-                fits = tensor.ndim > cut.dim and tensor.shape[cut.dim] == cut.size
+                fits = len(tensor.shape) > cut.dim and tensor.shape[cut.dim] == cut.size
                 yield name, tensor.narrow(cut.dim, cut.start, cut.length) if fits else tensor
 
     def _share(self, size: int, dim: int = 0) -> Cut:

@@ -1,0 +1,136 @@
+"""A checkpoint to a folder of safetensors: cast, or quantized in bitsandbytes' serialization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mygpt.checkpoint import Checkpoint
+from mygpt.config import Config
+from mygpt.errors import InputError
+from mygpt.families import read_config
+from mygpt.families.base import Family
+from mygpt.linear import Linear
+from mygpt.model import GPT
+from mygpt.quantize.linear import quantizable, weight_names
+from mygpt.quantize.modes import Mode, quantization_config
+from mygpt.quantize.stored import write
+from mygpt.quantize.tensors import BLOCK_SIZE, quantize
+from mygpt.weights import slots
+from mygpt.write import with_dtype, write_folder
+
+Report = Callable[[str, int], None]  # a tensor has been read, of so many bytes
+
+
+def convert(
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    mode: Mode | None = None,
+    report: Report = lambda name, nbytes: None,
+) -> None:
+    """Write a checkpoint to the folder `target`, which appears when it is complete.
+
+    Names are those of the source, and so are matrices: one that is fused in the source is quantized as a whole, as
+    transformers does. With `mode`, what is not quantized is in `dtype`, by default bfloat16.
+
+    Raises:
+        InputError: the target exists, or the source cannot be cast or quantized.
+    """
+    if mode is None:
+        write_folder(checkpoint, target, dtype, tensors=_watched(checkpoint, report))
+        return
+    if "quantization_config" in checkpoint.config:
+        raise InputError(
+            f"{checkpoint.path} is stored quantized already; quantize the original, or leave --quantize out"
+        )
+    family, architecture = read_config(checkpoint.config, str(checkpoint.path))
+    dtype = dtype or torch.bfloat16
+    with torch.device("meta"):
+        model = GPT(architecture)
+    plan = _Plan(model, family, architecture, mode)
+    chosen = {
+        name for name, (shape, _) in checkpoint.shapes().items() if plan.quantizes(name, shape)
+    }  # before the first is read, so that what cannot be done is told at once
+    skipped = plan.skipped(set(checkpoint.shapes()) - chosen)
+    name = str(dtype).removeprefix("torch.")
+    config = with_dtype(checkpoint.config, dtype) | {
+        "quantization_config": quantization_config(mode, name, skipped)
+    }
+    tensors = _quantized(_watched(checkpoint, report), chosen, mode, dtype)
+    write_folder(checkpoint, target, tensors=tensors, config=config)
+
+
+def _watched(checkpoint: Checkpoint, report: Report) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in checkpoint.tensors():
+        yield name, tensor
+        report(name, tensor.nbytes)
+
+
+def _quantized(
+    tensors: Iterator[tuple[str, Tensor]], chosen: set[str], mode: Mode, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        floats = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if name in chosen:
+            yield from write(name, quantize(floats, mode), dtype)
+        else:
+            yield name, floats
+
+
+class _Plan:
+    """Which of a file's matrices are those that `--quantize` would quantize while loading."""
+
+    def __init__(self, model: nn.Module, family: Family, config: Config, mode: Mode) -> None:
+        self._family, self._config, self._mode = family, config, mode
+        self._ours = {
+            name for path, layer in quantizable(model).items() for name in weight_names(path, layer)
+        }
+        self._linear = {
+            name
+            for name, slot in slots(model).items()
+            if isinstance(slot.module, Linear) and slot.parameter == "weight"
+        }
+
+    def quantizes(self, name: str, shape: torch.Size) -> bool:
+        """Whether the tensor is such a matrix.
+
+        Raises:
+            InputError: it is one, but of a form that bitsandbytes' files do not have.
+        """
+        targets = self._family.targets(name, self._config)
+        if not targets or not self._ours.issuperset(targets):
+            return False
+        later = "run the original with --quantize instead, which needs no conversion"
+        if len(shape) != 2:
+            raise InputError(f"{name} holds {shape[0]} matrices, which bitsandbytes' format cannot; {later}")
+        # Rows must stay rows in our layout, for what is quantized can be parted and ordered by rows alone.
+        probe = torch.empty(shape[0], 2, device="meta")
+        parts = self._family.translate(name, probe, self._config) or ()
+        if any(part.shape[-1] != 2 for _, part in parts):
+            raise InputError(f"{name} is stored transposed, which bitsandbytes' format cannot say; {later}")
+        whole = [part is probe for _, part in parts] == [True]
+        if not whole and self._mode.quant_type != "int8" and shape[1] % BLOCK_SIZE:
+            raise InputError(
+                f"{name} of {shape[1]} columns, no multiple of {BLOCK_SIZE}, could not be parted again; {later}"
+            )
+        return True
+
+    def skipped(self, others: set[str]) -> list[str]:
+        """The linear modules among the tensors that are not quantized, if others than the head are."""
+        modules = {
+            name.removesuffix(".weight")
+            for name in others
+            if self._linear.intersection(self._family.targets(name, self._config))
+        }
+        heads = {
+            name.removesuffix(".weight") for name in self._family.names if self._is_head(name)
+        }  # a tied one is a module too, in transformers
+        return sorted(modules | heads) if modules - heads else []
+
+    def _is_head(self, name: str) -> bool:
+        return self._family.names[name] == "head.weight"

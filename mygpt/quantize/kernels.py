@@ -1,0 +1,232 @@
+"""Products with quantized matrices, by the fastest public kernel of each device.
+
+Shapes: N rows (outputs), K columns (inputs).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mygpt.linear import linear
+from mygpt.quantize.library import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
+
+# From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
+MANY_ROWS = 64
+_ROW_GROUP = 32  # of the weight, which the CPU's kernel computes together
+_ALIGNMENT = 16  # bytes: torch's int8 kernel for bfloat16 crashes on rows that begin elsewhere (torch 2.13)
+_OUTLIER = 6.0  # of LLM.int8(): columns of x beyond it are multiplied in 16 bits (arXiv:2208.07339)
+
+
+class Product(nn.Module):
+    """A matrix that x (…, K) can be multiplied with."""
+
+    nbytes: int
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x (…, K) to (…, N)."""
+        raise NotImplementedError
+
+
+class PlainProduct(Product):
+    """A matrix that is not quantized, beside ones that are."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.weight: Tensor
+        self.nbytes = weight.nbytes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x (…, K) to (…, N)."""
+        return linear(x, self.weight)
+
+
+class FourBitProduct(Product):
+    """4 bits, by bitsandbytes' operator: a kernel on CUDA; on a CPU it dequantizes the matrix each time."""
+
+    def __init__(self, matrix: FourBit) -> None:
+        super().__init__()
+        self.shape, self.quant_type, self.block_size = matrix.shape, matrix.quant_type, matrix.block_size
+        self.nbytes = matrix.nbytes
+        self.register_buffer("rows", matrix.rows.reshape(-1, 1))
+        self.register_buffer("absmax", matrix.absmax.flatten())
+        nested = matrix.nested
+        self.register_buffer("nested_absmax", nested.absmax if nested else None)
+        self.register_buffer("levels", nested.levels if nested else None, persistent=False)
+        self.register_buffer("offset", nested.offset if nested else None)
+        self.rows: Tensor
+        self.absmax: Tensor
+        self.nested_absmax: Tensor | None
+        self.levels: Tensor | None
+        self.offset: Tensor | None
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x (…, K) to (…, N)."""
+        scales = {}
+        if self.nested_absmax is not None:
+            scales = {"absmax_8bit": self.absmax, "absmax_code": self.levels, "absmax_offset": self.offset}
+        absmax = self.absmax if self.nested_absmax is None else self.nested_absmax
+        y: Tensor = torch.ops.bitsandbytes.gemm_4bit.default(
+            x, self.rows, self.shape, absmax, self.block_size, self.quant_type, **scales
+        )
+        return y
+
+
+class FastFourBitProduct(Product):
+    """4 bits, by bitsandbytes' kernel for CPUs with AVX512-BF16: in bfloat16, whatever x is.
+
+    Its layout: groups of 32 rows; of each pair of columns in turn, the weights of the group's rows 0 to 15 in the
+    lower halves of 32 bytes, those of rows 16 to 31 in the upper ones; scales transposed, in bfloat16.
+    (bitsandbytes `functional._convert_weight_packed_for_cpu`.)
+    """
+
+    def __init__(self, matrix: FourBit) -> None:
+        super().__init__()
+        self.shape, self.quant_type = matrix.shape, matrix.quant_type
+        self.register_buffer("rows", to_row_groups(matrix.rows))
+        self.register_buffer("absmax", matrix.flat().absmax.t().bfloat16().contiguous())
+        self.rows: Tensor
+        self.absmax: Tensor
+        self.nbytes = self.rows.nbytes + self.absmax.nbytes
+        functional = bitsandbytes().functional
+        self.levels = functional.get_4bit_type(matrix.quant_type, device="cpu")
+        self._kernel = getattr(functional.lib, f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
+        self._dequantize = getattr(functional.lib, f"cdequantize_blockwise_cpu_{matrix.quant_type}_bf16")
+
+    @staticmethod
+    def suits(matrix: FourBit) -> bool:
+        """Whether the kernel takes a matrix of this shape, and this machine has the kernel."""
+        shaped = matrix.shape[0] % _ROW_GROUP == 0 and matrix.whole_rows and matrix.block_size == BLOCK_SIZE
+        return shaped and has_fast_cpu_kernel()
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x (…, K) to (…, N)."""
+        n, k = self.shape
+        flat = x.reshape(-1, k).bfloat16()
+        if torch.compiler.is_compiling():
+            y: Tensor = torch.ops.bitsandbytes.gemv_4bit.default(
+                flat, self.rows, self.shape, self.absmax, self.levels, BLOCK_SIZE
+            )
+        elif len(flat) < MANY_ROWS:
+            y = self._call(flat)
+        else:
+            y = F.linear(flat, self.dequantized())
+        return y.view(*x.shape[:-1], n).to(x.dtype)
+
+    # Both call the library as bitsandbytes' operators do. Those check for 20 us, as long as a small product takes, and
+    # at the first call they import torch's compiler, which takes over a second.
+
+    def _call(self, x: Tensor) -> Tensor:
+        n, k = self.shape
+        x = x.contiguous()
+        y = x.new_empty(len(x), n)
+        sizes = [ctypes.c_int64(size) for size in (len(x), n, k)]
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, self.rows, self.absmax, y)]
+        self._kernel(*sizes, *pointers, *(ctypes.c_int64(size) for size in (BLOCK_SIZE, k, n)))
+        return y
+
+    def dequantized(self) -> Tensor:
+        """The matrix (N, K) in bfloat16."""
+        rows, absmax = from_row_groups(self.rows), self.absmax.t().float().contiguous()
+        weight = torch.empty(self.shape, dtype=torch.bfloat16)
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (rows, absmax, weight)]
+        self._dequantize(*pointers, *(ctypes.c_longlong(size) for size in (BLOCK_SIZE, *self.shape)))
+        return weight
+
+
+def to_row_groups(rows: Tensor) -> Tensor:
+    """(N, K / 2) uint8, N a multiple of 32, to the layout of `FastFourBitProduct`, of the same shape."""
+    n, half = rows.shape
+    lower, upper = rows.view(-1, 2, _ROW_GROUP // 2, half).unbind(1)
+    groups = rows.new_empty(n // _ROW_GROUP, half, _ROW_GROUP // 2, 2)
+    even, odd = groups.permute(0, 2, 1, 3).unbind(-1)  # columns
+    even.copy_((lower >> 4) | (upper & 0xF0))
+    odd.copy_((lower & 0xF) | (upper << 4))
+    return groups.view(n, half)
+
+
+def from_row_groups(groups: Tensor) -> Tensor:
+    """The inverse of `to_row_groups`."""
+    n, half = groups.shape
+    even, odd = groups.view(-1, half, _ROW_GROUP // 2, 2).permute(3, 0, 2, 1).contiguous()
+    rows = torch.stack(((even << 4) | (odd & 0xF), (even & 0xF0) | (odd >> 4)), dim=1)
+    return rows.view(n, half)
+
+
+class EightBitProduct(Product):
+    """8 bits. On CUDA LLM.int8(): x is quantized too, but for its outliers. On a CPU x stays as it is.
+
+    bitsandbytes' own product is far slower on a CPU; torch's takes the same weights.
+    """
+
+    def __init__(self, matrix: EightBit, dtype: torch.dtype) -> None:
+        super().__init__()
+        aligned = matrix.rows.data_ptr() % _ALIGNMENT == 0  # or in the middle of a mapped file
+        self.register_buffer("rows", matrix.rows if aligned else matrix.rows.clone())
+        self.rows: Tensor
+        on_cuda = matrix.rows.is_cuda
+        self.register_buffer("absmax", matrix.absmax if on_cuda else (matrix.absmax / 127).to(dtype))
+        self.absmax: Tensor
+        self.nbytes = self.rows.nbytes + self.absmax.nbytes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x (…, K) to (…, N)."""
+        if x.is_cuda:
+            return self._llm_int8(x)
+        flat = x.reshape(-1, x.shape[-1])
+        if len(flat) < MANY_ROWS and flat.shape[1] % _ALIGNMENT == 0:
+            y = torch._weight_int8pack_mm(flat, self.rows, self.absmax)
+        else:
+            y = F.linear(flat, self.rows.to(x.dtype)) * self.absmax
+        return y.view(*x.shape[:-1], -1)
+
+    def _llm_int8(self, x: Tensor) -> Tensor:
+        library = bitsandbytes()
+        state = library.MatmulLtState()
+        state.CB, state.SCB, state.has_fp16_weights, state.is_training = self.rows, self.absmax, False, False
+        y: Tensor = library.matmul(x, self.rows, state=state, threshold=_OUTLIER)
+        return y
+
+
+def make_products(parts: Sequence[Tensor | Quantized], dtype: torch.dtype) -> list[Product]:
+    """The parts of a fused layer, stacked by rows where one product can take them together.
+
+    Parts whose scales are nested have statistics of their own: the kernels for GPUs take them one by one, that
+    for CPUs takes none nested.
+    """
+    parts = [part.flat() if isinstance(part, FourBit) and not part.rows.is_cuda else part for part in parts]
+    if all(isinstance(part, EightBit) for part in parts):
+        return [EightBitProduct(_stack_8(parts), dtype)]  # type: ignore[arg-type]
+    if all(isinstance(part, FourBit) and part.whole_rows and part.nested is None for part in parts):
+        parts = _stack_4(parts)  # type: ignore[arg-type]
+    return [_product(part, dtype) for part in parts]
+
+
+def _product(part: Tensor | Quantized, dtype: torch.dtype) -> Product:
+    if isinstance(part, Tensor):
+        return PlainProduct(part)
+    if isinstance(part, EightBit):
+        return EightBitProduct(part, dtype)
+    fast = not part.rows.is_cuda and FastFourBitProduct.suits(part)
+    return FastFourBitProduct(part) if fast else FourBitProduct(part)
+
+
+def _stack_8(parts: Sequence[EightBit]) -> EightBit:
+    if len(parts) == 1:
+        return parts[0]
+    return EightBit(torch.cat([part.rows for part in parts]), torch.cat([part.absmax for part in parts]))
+
+
+def _stack_4(parts: Sequence[FourBit]) -> list[FourBit]:
+    first = parts[0]
+    if len(parts) == 1 or len({(part.quant_type, part.block_size) for part in parts}) > 1:
+        return list(parts)
+    rows, absmax = torch.cat([part.rows for part in parts]), torch.cat([part.absmax for part in parts])
+    shape = torch.Size((len(rows), first.shape[1]))
+    return [FourBit(shape, first.quant_type, rows, absmax, None, first.block_size)]

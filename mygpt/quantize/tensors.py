@@ -1,0 +1,230 @@
+"""Quantized matrices, as bitsandbytes makes them: values that can be moved, cut by rows and stacked.
+
+Shapes: N rows (outputs), K columns (inputs). A block is `block_size` weights of the matrix read row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from mygpt.errors import InputError
+from mygpt.quantize.library import bitsandbytes
+from mygpt.quantize.modes import Mode
+
+BLOCK_SIZE = 64
+NESTED_BLOCK_SIZE = 256
+# Weights quantized at a time on the CPU, so that what they become on the way stays in its caches.
+_CHUNK = 1 << 18
+
+Cut: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # rows (N, …) to groups of rows
+
+
+@dataclass(frozen=True)
+class Nested:
+    """The scale of each 256 block scales, the 256 levels these may have, and what is added to them."""
+
+    absmax: Tensor  # (ceil(blocks / 256),) float32
+    levels: Tensor  # (256,) float32
+    offset: Tensor  # () float32
+
+    @property
+    def nbytes(self) -> int:
+        """Without the levels, which are the same for all matrices."""
+        return self.absmax.nbytes + self.offset.nbytes
+
+    def to(self, device: torch.device) -> Nested:
+        """The same on a device."""
+        return Nested(self.absmax.to(device), self.levels.to(device), self.offset.to(device))
+
+
+@dataclass(frozen=True)
+class FourBit:
+    """(N, K) in 4 bits: the first of two weights is in the upper half of a byte."""
+
+    shape: torch.Size
+    quant_type: str  # nf4 or fp4
+    rows: Tensor  # uint8: (N, K / 2), or flat where a row does not fill its last byte
+    absmax: Tensor  # of each block: (N, K / block_size), or flat where a block holds weights of two rows
+    nested: Nested | None = None
+    block_size: int = BLOCK_SIZE
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether no block holds weights of two rows, so that rows can be parted."""
+        return self.shape[1] % self.block_size == 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.rows.nbytes + self.absmax.nbytes + (self.nested.nbytes if self.nested else 0)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> FourBit:
+        """The same on a device; `dtype` is that of weights which are not quantized, and means nothing here."""
+        return replace(
+            self,
+            rows=self.rows.to(device),
+            absmax=self.absmax.to(device),
+            nested=self.nested.to(device) if self.nested else None,
+        )
+
+    def flat(self) -> FourBit:
+        """The same with the blocks' scales in float32."""
+        if self.nested is None:
+            return self
+        bitsandbytes()
+        nested = self.nested
+        absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
+            self.absmax, nested.absmax, nested.levels, NESTED_BLOCK_SIZE, torch.float32
+        )
+        return replace(self, absmax=absmax + nested.offset, nested=None)
+
+    def cut(self, cut: Cut) -> list[FourBit]:
+        """Groups of rows, by any function that picks rows."""
+        if not self.whole_rows:
+            raise InputError(
+                f"a stored 4-bit matrix of {self.shape[1]} columns cannot be parted: its blocks of "
+                f"{self.block_size} run over the rows; use an unquantized model with --quantize"
+            )
+        flat = self.flat()
+        return [
+            replace(flat, shape=torch.Size((len(rows), self.shape[1])), rows=rows, absmax=absmax)
+            for rows, absmax in zip(cut(flat.rows), cut(flat.absmax), strict=True)
+        ]
+
+    def narrow(self, dim: int, start: int, length: int) -> FourBit:
+        """A shard, as `Tensor.narrow`: of rows (dim 0), or of columns (dim 1) if it is made of whole blocks.
+
+        Raises:
+            InputError: the shard would begin or end within a block.
+        """
+        if dim == 0:
+            return self.cut(lambda part: [part.narrow(0, start, length)])[0]
+        if start % self.block_size or length % self.block_size or not self.whole_rows:
+            raise InputError(
+                f"stored 4-bit weights come in blocks of {self.block_size} columns, so {self.shape[1]} of them "
+                f"cannot be shared out by {length}; use fewer devices, or an unquantized model with --quantize"
+            )
+        flat, size = self.flat(), self.block_size
+        return replace(
+            flat,
+            shape=torch.Size((self.shape[0], length)),
+            rows=flat.rows.narrow(1, start // 2, length // 2).contiguous(),
+            absmax=flat.absmax.narrow(1, start // size, length // size).contiguous(),
+        )
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The matrix (N, K) in floats."""
+        bitsandbytes()
+        weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
+            self.rows.reshape(-1, 1),
+            self.flat().absmax.flatten(),
+            self.block_size,
+            self.quant_type,
+            self.shape,
+            dtype,
+        )
+        return weight
+
+
+@dataclass(frozen=True)
+class EightBit:
+    """(N, K) in 8 bits: weights are rows * absmax / 127."""
+
+    rows: Tensor  # (N, K) int8
+    absmax: Tensor  # (N,) float32, the largest magnitude of each row
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, K)."""
+        return self.rows.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.rows.nbytes + self.absmax.nbytes
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> EightBit:
+        """The same on a device; `dtype` is that of weights which are not quantized, and means nothing here."""
+        return EightBit(self.rows.to(device), self.absmax.to(device))
+
+    def cut(self, cut: Cut) -> list[EightBit]:
+        """Groups of rows, by any function that picks rows."""
+        pairs = zip(cut(self.rows), cut(self.absmax[:, None]), strict=True)
+        return [EightBit(rows, absmax.flatten()) for rows, absmax in pairs]
+
+    def narrow(self, dim: int, start: int, length: int) -> EightBit:
+        """A shard, as `Tensor.narrow`: of rows (dim 0) or of columns (dim 1)."""
+        rows = self.rows.narrow(dim, start, length).contiguous()
+        return EightBit(rows, self.absmax if dim else self.absmax.narrow(0, start, length))
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The matrix (N, K) in floats."""
+        return (self.rows * (self.absmax[:, None] / 127)).to(dtype)
+
+
+Quantized: TypeAlias = FourBit | EightBit
+
+
+def quantize(weight: Tensor, mode: Mode) -> Quantized:
+    """A matrix (N, K) of floats in a mode, bit for bit as bitsandbytes' `quantize_4bit` or `int8_vectorwise_quant`."""
+    functional = bitsandbytes().functional
+    if mode.quant_type == "int8":
+        rows, absmax, _ = functional.int8_vectorwise_quant(weight.half())
+        return EightBit(rows, absmax)
+    rows, absmax = _quantize_blocks(weight.contiguous().flatten(), mode.quant_type)
+    nested = None
+    if mode.nested:
+        offset = absmax.mean()
+        absmax, state = functional.quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK_SIZE)
+        nested = Nested(state.absmax, state.code, offset)
+    return four_bit(weight.shape, mode.quant_type, rows, absmax, nested)
+
+
+def four_bit(
+    shape: torch.Size,
+    quant_type: str,
+    rows: Tensor,
+    absmax: Tensor,
+    nested: Nested | None,
+    block_size: int = BLOCK_SIZE,
+) -> FourBit:
+    """A matrix of flat parts, which it takes in rows where they are whole."""
+    n, k = shape
+    rows = rows.reshape(n, k // 2) if k % 2 == 0 else rows.flatten()
+    absmax = absmax.reshape(n, k // block_size) if k % block_size == 0 else absmax.flatten()
+    return FourBit(shape, quant_type, rows, absmax, nested, block_size)
+
+
+def _quantize_blocks(weights: Tensor, quant_type: str) -> tuple[Tensor, Tensor]:
+    """What bitsandbytes' `quantize_4bit` makes of flat weights; on a CPU in half the time."""
+    levels = bitsandbytes().functional.get_4bit_type(quant_type, device="cpu")
+    if weights.is_cuda or weights.numel() % BLOCK_SIZE:
+        operator = torch.ops.bitsandbytes.quantize_4bit.default
+        rows, absmax = operator(weights, BLOCK_SIZE, quant_type, torch.uint8)
+        return rows, absmax
+    rows = torch.empty(weights.numel() // 2, dtype=torch.uint8)
+    absmax = torch.empty(weights.numel() // BLOCK_SIZE)
+    for start in range(0, weights.numel(), _CHUNK):
+        chunk = weights[start : start + _CHUNK].float().view(-1, BLOCK_SIZE)
+        largest = absmax[start // BLOCK_SIZE :][: len(chunk)]
+        torch.amax(chunk.abs(), dim=-1, out=largest)
+        codes = _nearest(chunk * (1.0 / largest.clamp(min=1e-38))[:, None], levels).flatten()
+        torch.bitwise_or(codes[::2] << 4, codes[1::2], out=rows[start // 2 :][: len(codes) // 2])
+    return rows, absmax
+
+
+def _nearest(values: Tensor, levels: Tensor) -> Tensor:
+    """The number of the nearest level, uint8: so many comparisons take half the time of torch's `bucketize`."""
+    ordered, order = levels.sort()
+    codes = torch.zeros(values.shape, dtype=torch.uint8)
+    above = torch.empty(values.shape, dtype=torch.bool)
+    for middle in ((ordered[:-1] + ordered[1:]) / 2).tolist():
+        codes += torch.gt(values, middle, out=above).view(torch.uint8)
+    if torch.equal(order, torch.arange(len(levels))):
+        return codes
+    return order.to(torch.uint8)[codes.int()]
