@@ -85,11 +85,13 @@ void attention(const Attention *a, float *scratch) {
         long b = i / (a->heads + a->kv_heads), h = i % (a->heads + a->kv_heads), k = h - a->heads;
         const void *cos = at(a->cos, type, b * a->rotated), *sin = at(a->sin, type, b * a->rotated);
         if (k < 0) {
-            rotate(type, at(a->q, type, b * a->q_stride + h * dim), cos, sin, a->rotated, dim, F32, q + (b * a->heads + h) * dim);
+            const void *x = at(a->q, type, b * a->q_stride + h * dim);
+            rotate(type, x, cos, sin, a->rotated, dim, F32, q + (b * a->heads + h) * dim);
             continue;
         }
         long slot = b * a->sequence_stride + k * a->head_stride + a->positions[b] % a->slots * dim;
-        rotate(type, at(a->k, type, b * a->k_stride + k * dim), cos, sin, a->rotated, dim, type, (void *)at(a->keys, type, slot));
+        const void *x = at(a->k, type, b * a->k_stride + k * dim);
+        rotate(type, x, cos, sin, a->rotated, dim, type, (void *)at(a->keys, type, slot));
         memcpy((void *)at(a->values, type, slot), at(a->v, type, b * a->v_stride + k * dim), dim * size_of(type));
     }
 #pragma omp for
@@ -102,11 +104,13 @@ void attention(const Attention *a, float *scratch) {
         const void *keys = at(a->keys, type, offset), *values = at(a->values, type, offset);
         float *own = parts + (head * chunks + nth) * (dim + 2);
         const long stride = chunks * (dim + 2);
+        const float *queries = q + head * dim;
         // The usual sizes as constants: what is summed then stays in registers.
-        if (type == BF16 && dim == 64) chunk(BF16, 64, q + head * dim, group, keys, values, count, a->scale, own, stride);
-        else if (type == BF16 && dim == 128) chunk(BF16, 128, q + head * dim, group, keys, values, count, a->scale, own, stride);
-        else if (type == F32 && dim == 64) chunk(F32, 64, q + head * dim, group, keys, values, count, a->scale, own, stride);
-        else chunk(type, dim, q + head * dim, group, keys, values, count, a->scale, own, stride);
+        if (type == BF16 && dim == 64) chunk(BF16, 64, queries, group, keys, values, count, a->scale, own, stride);
+        else if (type == BF16 && dim == 128)
+            chunk(BF16, 128, queries, group, keys, values, count, a->scale, own, stride);
+        else if (type == F32 && dim == 64) chunk(F32, 64, queries, group, keys, values, count, a->scale, own, stride);
+        else chunk(type, dim, queries, group, keys, values, count, a->scale, own, stride);
     }
 #pragma omp for
     for (long i = 0; i < a->batch * a->heads; i++) {
