@@ -72,7 +72,7 @@ def test_quantized_products(rows: int, dtype: torch.dtype, threads: int) -> None
 
 
 @needs_kernels
-@pytest.mark.skipif("avx512f" not in Path("/proc/cpuinfo").read_text(), reason="needs AVX512")
+@pytest.mark.skipif(not kernels.has_fourbit(), reason="needs AVX512")
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_four_bits_as_bitsandbytes_has_them(dtype: torch.dtype, kind: str, threads: int) -> None:

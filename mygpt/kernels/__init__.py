@@ -19,6 +19,7 @@ from mygpt.kernels.ops import fits_norm as fits_norm
 from mygpt.kernels.ops import fits_step as fits_step
 from mygpt.kernels.ops import fourbit_linear as fourbit_linear
 from mygpt.kernels.ops import gated_linear as gated_linear
+from mygpt.kernels.ops import has_fourbit as has_fourbit
 from mygpt.kernels.ops import int8_linear as int8_linear
 from mygpt.kernels.ops import linear as linear
 from mygpt.kernels.ops import matrix as matrix

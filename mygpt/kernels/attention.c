@@ -5,14 +5,14 @@
 #define MAX_DIM 256   // of a head
 #define MAX_GROUP 64  // query heads to a key head
 
-// Scores of `count` keys, (count, dim) with a stride, for the queries of a group (group, dim).
-static void score(int type, const float *q, long group, const void *keys, long stride, long dim, long count, float *s) {
+// Scores of `count` keys, (count, dim), for the queries of a group (group, dim).
+INLINE void score(const int type, const long dim, const float *q, long group, const void *keys, long count, float *s) {
     for (long j = 0; j < count; j++) {
         vec k[MAX_DIM / LANES];
-        for (long d = 0; d < dim; d += LANES) k[d / LANES] = load(type, keys, j * stride + d);
+        for (long d = 0; d < dim / LANES; d++) k[d] = load(type, keys, j * dim + d * LANES);
         for (long g = 0; g < group; g++) {
             vec total = splat(0);
-            for (long d = 0; d < dim; d += LANES) total += k[d / LANES] * load(F32, q, g * dim + d);
+            for (long d = 0; d < dim / LANES; d++) total += k[d] * load(F32, q, g * dim + d * LANES);
             s[g * CHUNK + j] = sum(total);
         }
     }
@@ -38,17 +38,24 @@ static float soften(float *s, long count, float *max) {
 }
 
 // y (dim) = the sum of weights (count) times values (count, dim).
-static void mix(int type, const float *weights, const void *values, long stride, long dim, long count, float *y) {
-    for (long d = 0; d < dim; d += 4 * LANES) {
-        const long width = dim - d < 4 * LANES ? (dim - d) / LANES : 4;
-        vec acc[4] = {};
-        if (width == 4)
-            for (long j = 0; j < count; j++)
-                for (int i = 0; i < 4; i++) acc[i] += weights[j] * load(type, values, j * stride + d + i * LANES);
-        else
-            for (long j = 0; j < count; j++)
-                for (int i = 0; i < width; i++) acc[i] += weights[j] * load(type, values, j * stride + d + i * LANES);
-        for (int i = 0; i < width; i++) store(F32, y, d + i * LANES, acc[i]);
+INLINE void mix(const int type, const long dim, const float *weights, const void *values, long count, float *y) {
+    vec total[MAX_DIM / LANES];
+    for (long d = 0; d < dim / LANES; d++) total[d] = splat(0);
+    for (long j = 0; j < count; j++)
+        for (long d = 0; d < dim / LANES; d++) total[d] += weights[j] * load(type, values, j * dim + d * LANES);
+    for (long d = 0; d < dim / LANES; d++) store(F32, y, d * LANES, total[d]);
+}
+
+// A group of query heads over `count` slots: parts (group, with a stride), each the scores' max, sum, then y (dim).
+INLINE void chunk(const int type, const long dim, const float *q, long group, const void *keys, const void *values,
+                  long count, float scale, float *parts, long stride) {
+    float s[MAX_GROUP * CHUNK];
+    score(type, dim, q, group, keys, count, s);
+    for (long g = 0; g < group; g++) {
+        float *weights = s + g * CHUNK, *part = parts + g * stride;
+        for (long j = 0; j < count; j++) weights[j] *= scale;
+        part[1] = soften(weights, count, part);
+        mix(type, dim, weights, values, count, part + 2);
     }
 }
 
@@ -78,28 +85,32 @@ void attention(const Attention *a, float *scratch) {
         long b = i / (a->heads + a->kv_heads), h = i % (a->heads + a->kv_heads), k = h - a->heads;
         const void *cos = at(a->cos, type, b * a->rotated), *sin = at(a->sin, type, b * a->rotated);
         if (k < 0) {
-            rotate(type, at(a->q, type, b * a->q_stride + h * dim), cos, sin, a->rotated, dim, F32, q + (b * a->heads + h) * dim);
+            const void *x = at(a->q, type, b * a->q_stride + h * dim);
+            rotate(type, x, cos, sin, a->rotated, dim, F32, q + (b * a->heads + h) * dim);
             continue;
         }
         long slot = b * a->sequence_stride + k * a->head_stride + a->positions[b] % a->slots * dim;
-        rotate(type, at(a->k, type, b * a->k_stride + k * dim), cos, sin, a->rotated, dim, type, (void *)at(a->keys, type, slot));
+        const void *x = at(a->k, type, b * a->k_stride + k * dim);
+        rotate(type, x, cos, sin, a->rotated, dim, type, (void *)at(a->keys, type, slot));
         memcpy((void *)at(a->values, type, slot), at(a->v, type, b * a->v_stride + k * dim), dim * size_of(type));
     }
 #pragma omp for
     for (long i = 0; i < a->batch * a->kv_heads * chunks; i++) {
-        long b = i / (a->kv_heads * chunks), k = i / chunks % a->kv_heads, chunk = i % chunks;
-        long held = a->positions[b] < a->slots ? a->positions[b] + 1 : a->slots, first = chunk * CHUNK;
+        long b = i / (a->kv_heads * chunks), k = i / chunks % a->kv_heads, nth = i % chunks;
+        long held = a->positions[b] < a->slots ? a->positions[b] + 1 : a->slots, first = nth * CHUNK;
         long count = held - first < CHUNK ? held - first : CHUNK;
         if (count <= 0) continue;
-        float s[MAX_GROUP * CHUNK];
         long offset = b * a->sequence_stride + k * a->head_stride + first * dim, head = b * a->heads + k * group;
-        score(type, q + head * dim, group, at(a->keys, type, offset), dim, dim, count, s);
-        for (long g = 0; g < group; g++) {
-            float *part = parts + ((head + g) * chunks + chunk) * (dim + 2);
-            for (long j = 0; j < count; j++) s[g * CHUNK + j] *= a->scale;
-            part[1] = soften(s + g * CHUNK, count, part);
-            mix(type, s + g * CHUNK, at(a->values, type, offset), dim, dim, count, part + 2);
-        }
+        const void *keys = at(a->keys, type, offset), *values = at(a->values, type, offset);
+        float *own = parts + (head * chunks + nth) * (dim + 2);
+        const long stride = chunks * (dim + 2);
+        const float *queries = q + head * dim;
+        // The usual sizes as constants: what is summed then stays in registers.
+        if (type == BF16 && dim == 64) chunk(BF16, 64, queries, group, keys, values, count, a->scale, own, stride);
+        else if (type == BF16 && dim == 128)
+            chunk(BF16, 128, queries, group, keys, values, count, a->scale, own, stride);
+        else if (type == F32 && dim == 64) chunk(F32, 64, queries, group, keys, values, count, a->scale, own, stride);
+        else chunk(type, dim, queries, group, keys, values, count, a->scale, own, stride);
     }
 #pragma omp for
     for (long i = 0; i < a->batch * a->heads; i++) {

@@ -89,7 +89,10 @@ INLINE void block(const int R, const int N, const Matrix *m, int xtype, const vo
     else if (m->type == INT8 && xtype == BF16) dots(INT8, BF16, R, N, w, xs, in, sums);
     else if (m->type == INT8) dots(INT8, F32, R, N, w, xs, in, sums);
 #ifdef __AVX512F__
-    else dots4(R, N, (const uint8_t *)m->weight + o * in / 2, m->scales + o * in / 64, m->table, (const float *)x + n * in, in, sums);
+    else {
+        const uint8_t *packed = (const uint8_t *)m->weight + o * in / 2;
+        dots4(R, N, packed, m->scales + o * in / 64, m->table, (const float *)x + n * in, in, sums);
+    }
 #endif
 }
 
@@ -124,7 +127,8 @@ static const void *prepare(const Matrix *m, int xtype, const void *x, long rows,
 }
 
 // y (rows, out) = x (rows, in) W^T + bias; with a residual (rows, out), residual + alpha * that.
-void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, float *packed, void *y) {
+void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, float *packed,
+             void *y) {
     float result[TILE * MAX_ROWS];
     long first, last;
     x = prepare(m, xtype, x, rows, packed);

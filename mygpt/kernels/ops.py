@@ -116,6 +116,12 @@ def int8_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None =
     )
 
 
+def has_fourbit() -> bool:
+    """Whether this CPU has what `fourbit_linear` needs (AVX512)."""
+    found = library()
+    return found is not None and bool(found.mygpt_has_fourbit())
+
+
 def fourbit_linear(
     x: Tensor, packed: Tensor, absmax: Tensor, table: Tensor, bias: Tensor | None = None
 ) -> Tensor:

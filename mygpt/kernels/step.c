@@ -38,6 +38,15 @@ static void norm(int type, const void *x, const void *weight, long rows, long wi
     }
 }
 
+// Whether products of 4-bit weights were compiled: they look numbers up by an instruction of AVX512.
+EXPORT int mygpt_has_fourbit(void) {
+#ifdef __AVX512F__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 EXPORT void mygpt_norm(int threads, int type, const void *x, const void *weight, long rows, long width, float eps,
                        float offset, void *y) {
     norm(type, x, weight, rows, width, eps, offset, y); // so little that a team would take longer to meet
@@ -73,11 +82,12 @@ typedef struct {
 // y (batch, width) = the block of x (batch, width). Of `a`, the places of q, k, v and y are filled in here.
 EXPORT void mygpt_block(int threads, const Block *w, Attention *a, const void *x, void *y) {
     const long rows = a->batch, width = w->down.out, inner = w->down.in, fused = w->qkv.out, heads = w->output.in;
-    const long size = size_of(a->type), most = inner > width ? inner > heads ? inner : heads : width > heads ? width : heads;
-    char *memory = scratch((attention_scratch(a) + rows * most) * sizeof(float) + rows * (2 * width + fused + heads + inner) * size);
-    float *packed = (float *)memory, *rest = packed + rows * most;
-    char *normed = (char *)(rest + attention_scratch(a)), *middle = normed + rows * width * size;
-    char *qkv = middle + rows * width * size, *attended = qkv + rows * fused * size, *hidden = attended + rows * heads * size;
+    const long size = size_of(a->type), most = inner > width ? inner : width, packs = most > heads ? most : heads;
+    const long floats = attention_scratch(a) + rows * packs, numbers = rows * (2 * width + fused + heads + inner);
+    float *rest = scratch(floats * sizeof(float) + numbers * size), *packed = rest + attention_scratch(a);
+    char *normed = (char *)(rest + floats), *middle = normed + rows * width * size;
+    char *qkv = middle + rows * width * size, *attended = qkv + rows * fused * size;
+    char *hidden = attended + rows * heads * size;
     const int type = a->type;
     a->q = qkv;
     a->k = qkv + a->heads * a->dim * size;
