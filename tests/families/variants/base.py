@@ -54,6 +54,12 @@ class Variant:
         model.save_pretrained(folder)
         return model
 
+    @property
+    def switch(self) -> str:
+        """What the name says beside the family."""
+        family = self.config.model_type.replace("_", "-")
+        return self.name.removeprefix(family).removeprefix("-") or "default"
+
     def __str__(self) -> str:
         return self.name
 
@@ -73,6 +79,16 @@ COMMON = {
 TINY: dict[type, dict[str, Any]] = {}
 
 
+# Divisors for heads of 8 dimensions.
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.5, 2.0, 3.0, 4.0],
+    "original_max_position_embeddings": ORIGINAL,
+}
+
+
 def ropes(family: str, config: type, **changes: Any) -> list[Variant]:
     """A variant for each rope type; `linear` and `dynamic` stretch the configured positions themselves."""
     return [
@@ -81,6 +97,24 @@ def ropes(family: str, config: type, **changes: Any) -> list[Variant]:
             config,
             {**changes, "rope_parameters": {"rope_theta": 10_000.0, **rope}}
             | ({"max_position_embeddings": ORIGINAL} if name in ("linear", "dynamic") else {}),
+        )
+        for name, rope in ROPES.items()
+    ]
+
+
+def full_attention_ropes(family: str, config: type, **changes: Any) -> list[Variant]:
+    """A variant for each rope type of the layers with full attention; those with a window have the default one."""
+    return [
+        Variant(
+            f"{family}-{name}",
+            config,
+            {
+                **changes,
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 10_000.0, **rope},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+                },
+            },
         )
         for name, rope in ROPES.items()
     ]
