@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM, AutoModelForImageTextToText
 
 WINDOW = 10  # tokens
@@ -36,10 +36,15 @@ class Variant:
     config: type
     changes: dict[str, Any] = field(default_factory=dict)
 
+    def tiny_config(self) -> PreTrainedConfig:
+        """transformers' configuration."""
+        config: PreTrainedConfig = self.config(**{**TINY[self.config], **self.changes})
+        return config
+
     def build(self, folder: Path) -> PreTrainedModel:
         """Save a random model in `folder`; returns transformers' model of it."""
         torch.manual_seed(0)
-        config = self.config(**{**TINY[self.config], **self.changes})
+        config = self.tiny_config()
         alone = type(config) in AutoModelForCausalLM._model_mapping
         auto = AutoModelForCausalLM if alone else AutoModelForImageTextToText
         model = auto.from_config(config, attn_implementation="eager").eval()
