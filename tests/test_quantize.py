@@ -283,10 +283,14 @@ BNB = {
 }
 
 
+# transformers quantizes no Falcon: its linear layers are a class of their own.
+QUANTIZED_BY_TRANSFORMERS = ["llama", "gpt_neox"]
+
+
+@pytest.mark.parametrize("folder", QUANTIZED_BY_TRANSFORMERS, indirect=True)
 @pytest.mark.parametrize("mode", BNB)
 def test_a_folder_of_transformers_loads(folder: Path, tmp_path: Path, mode: str) -> None:
     """The same kernels in both, and float32 around them. But 8-bit products quantize x too in transformers."""
-    pytest.importorskip("accelerate")
     theirs = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=BNB[mode], dtype=torch.float32, device_map="cpu"
     ).eval()
@@ -298,11 +302,9 @@ def test_a_folder_of_transformers_loads(folder: Path, tmp_path: Path, mode: str)
         assert error(llm.logits(ids), theirs(ids).logits) < (ROUNDING if mode == "bnb.int8" else 0.005)
 
 
+@pytest.mark.parametrize("folder", QUANTIZED_BY_TRANSFORMERS, indirect=True)
 @pytest.mark.parametrize("mode", MODES)
 def test_transformers_loads_our_folders(folder: Path, tmp_path: Path, mode: str) -> None:
-    pytest.importorskip("accelerate")
-    if folder.name.startswith("falcon"):
-        pytest.skip("transformers quantizes no Falcon: its linear layers are a class of their own")
     convert(open_checkpoint(folder), tmp_path / "out", dtype=torch.float32, mode=MODES[mode])
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", device_map="cpu").eval()
     assert theirs.dtype == torch.float32
