@@ -364,6 +364,12 @@ def test_lines_stay_lines_and_html_is_text() -> None:
     ]
 
 
+def test_lines_are_no_longer_than_their_text() -> None:
+    """Spaces up to the width would wrap, and shift all, in a terminal made narrower."""
+    shown = show(Terminal(), ["Some **words**\nand\n\n1. an item\n\n```\ncode\n```\n\nend"])
+    assert not re.search(r"(words|and|item|end)\S* +\r", shown)
+
+
 def test_a_long_answer_is_whole_on_the_terminal() -> None:
     """Each line once, in order, whatever was redrawn in between: played back as a terminal does."""
     lines = [f"line {n}" for n in range(40)]

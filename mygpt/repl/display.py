@@ -13,6 +13,7 @@ from mygpt.repl.thoughts import ThoughtSplitter
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.segment import Segment
 
 # Shows the pieces of an answer to the end; the second argument tells, once there is a piece, whether it
 # begins inside of a thought.
@@ -127,7 +128,7 @@ class _Picture:
     def _draw(self, height: int) -> None:
         from rich.segment import SegmentLines
 
-        lines = self._console.render_lines(self._content(), pad=False)
+        lines = [_without_padding(line) for line in self._console.render_lines(self._content(), pad=False)]
         scrolled = max(self._printed, len(lines) - height)
         if scrolled > self._printed:
             self._console.print(SegmentLines(lines[self._printed : scrolled], new_lines=True), end="")
@@ -141,6 +142,19 @@ class _Picture:
         thought, answer = self._thought.strip(), self._answer.strip()
         parts: list[RenderableType] = [Text(thought + "\n" * bool(answer), style="dim")] if thought else []
         return Group(*parts, _markdown(answer)) if answer else Group(*parts)
+
+
+def _without_padding(line: list[Segment]) -> list[Segment]:
+    """The line up to its last visible character: filled up, it would wrap in a window made narrower."""
+    from rich.segment import Segment
+
+    for end in range(len(line), 0, -1):
+        text, style, _ = line[end - 1]
+        if style is not None and style.bgcolor is not None:
+            return line[:end]
+        if text.rstrip():
+            return [*line[: end - 1], Segment(text.rstrip(), style)]
+    return []
 
 
 def _markdown(text: str) -> RenderableType:
