@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mygpt.parallel.single import allocate_cache
 
 from mygpt import LLM
 from mygpt.decode import prefill
@@ -40,9 +39,8 @@ def test_a_ragged_batch_in_chunks_is_each_prompt_whole(
     monkeypatch.setattr("mygpt.decode.PREFILL_CHUNK", chunk)
     prompts = random_prompts(llm)
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
-    together = prefill(
-        llm.loaded.model, allocate_cache(llm.loaded.model, len(prompts), max(LENGTHS)), prompts
-    )
+    model = llm.loaded.model
+    together = prefill(model, model.allocate_cache(len(prompts), max(LENGTHS)), prompts)
     torch.testing.assert_close(together, whole, rtol=1e-4, atol=1e-4)
 
 
