@@ -40,6 +40,11 @@ SWITCHES = [
 ]
 ALL = [*FIRST, *map(variant, SWITCHES)]
 
+# On more processes than there are cores, and so slow: those with something to a head of which there are fewer.
+FEW = [*FIRST, *map(variant, ["llama-mqa", "gpt-oss-mqa", "stablelm-qk-norm", "olmo3-bias"])]
+# Whose caches are used in all ways, on every number of devices; of the others on two.
+THOROUGH = ("llama-gqa", "mistral-window", "deepseek-v2")
+
 # Key-value heads by the number of devices: several to each, one to each, or one to several.
 KV_HEADS = {2: 4, 3: 3, 4: 2}
 _SIZES = {
@@ -60,7 +65,7 @@ def divisible(chosen: Variant, devices: int) -> Variant:
 def _resized(values: dict[str, Any], devices: int) -> dict[str, Any]:
     sized = {key: _size(key, value, devices) for key, value in values.items()}
     if "layer_types" not in values:  # which is as long as there are layers
-        sized.update({key: max(devices, sized[key]) for key in _LAYERS if key in sized})
+        sized.update({key: max(3, sized[key]) for key in _LAYERS if key in sized and devices == 3})
     return sized
 
 

@@ -1,6 +1,6 @@
 """Run by all ranks of a group: `python -m tests.parallel.ranks_script JOBS RESULTS`, started once for many models.
 
-JOBS is a JSON list of [key, folder, strategy, cpu_offload]; RESULTS what `answers` gives of each, by key.
+JOBS is a JSON list of [key, folder, strategy, cpu_offload, thorough]; RESULTS what `answers` gives of each, by key.
 """
 
 import json
@@ -23,7 +23,7 @@ def main(jobs: Path, results: Path, devices: int) -> None:
     ranks = launch("cpu", devices, 1)
     names = tuple(f"cpu:{number}" for number in range(devices))
     found = {}
-    for key, folder, strategy, cpu_offload in json.loads(jobs.read_text()):
+    for key, folder, strategy, cpu_offload, thorough in json.loads(jobs.read_text()):
         placement = Placement(strategy, (ranks.device,), names, ranks, cpu_offload)
         model, precision = build(open_checkpoint(Path(folder)), placement, LoadOptions(precision="32-true"))
         channel = Channel(ranks)
@@ -31,7 +31,8 @@ def main(jobs: Path, results: Path, devices: int) -> None:
             follow(model, channel)
             continue
         leader = Leader(model, channel)
-        found[key] = answers(LLM(Loaded(leader, None, frozenset(), names, precision, strategy, 0.0)))
+        loaded = Loaded(leader, None, frozenset(), names, precision, strategy, load_s=0.0)
+        found[key] = answers(LLM(loaded), thorough)
         leader.close()
     if ranks.rank == 0:
         torch.save(found, results)
