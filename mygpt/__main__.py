@@ -6,12 +6,14 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from mygpt import __version__
 from mygpt.errors import InputError, one_line
-from mygpt.parallel import is_follower
+from mygpt.parallel import PATIENCE, is_follower
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
+    if is_follower():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C means
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback
@@ -53,11 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MYGPT_DEBUG") == "1":
             raise
-        if not is_follower():
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        elif not isinstance(error, InputError):  # of bad input, rank 0 tells
-            rank = os.environ.get("RANK") or os.environ["LOCAL_RANK"]
-            print(f"error: rank {rank}: {one_line(error)}", file=sys.stderr)
+        who = ""
+        if is_follower():
+            local = os.environ.get("LOCAL_RANK") or "0"
+            time.sleep(PATIENCE + int(local) / 2)  # the first to tell is the last
+            who = f"rank {os.environ.get('RANK') or local}: "
+        print(f"error: {who}{one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
 

@@ -2,6 +2,9 @@
 
 import os
 
+# Seconds that a follower which fails leaves to rank 0: most often that one met the same error, and tells it.
+PATIENCE = 3.0
+
 
 def is_follower() -> bool:
     """Whether this process was started as a further rank of a command, by Fabric, torchrun or SLURM."""

@@ -121,9 +121,10 @@ class Leader:
         before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True)) if main else None
         self.usable = False
         try:
-            self.channel.send(self.freed, *message)
-            self.freed.clear()
-            yield
+            with self.channel.ranks.watch.explained():
+                self.channel.send(self.freed, *message)
+                self.freed.clear()
+                yield
             self.usable = True
         finally:
             if main:
@@ -137,6 +138,7 @@ class Leader:
             return
         self.closed = True
         if self.usable:
+            self.channel.ranks.watch.dismissed = True
             self.channel.send(self.freed, "end")
         else:
             self.channel.ranks.watch.kill()
@@ -146,7 +148,7 @@ class MirroredCache(KVCache):
     """Rank 0's part of a cache that every rank has, known to them by its number."""
 
     def __init__(self, leader: Leader, own: KVCache, batch_size: int, slots: int) -> None:
-        super().__init__(own.shapes, batch_size, slots, own.devices, own.dtype)
+        vars(self).update(vars(own))  # its layers too, so that no memory is taken twice
         self.leader = leader
         self.number = leader.n_caches
         leader.n_caches += 1
@@ -173,7 +175,16 @@ class MirroredCache(KVCache):
 
 @torch.inference_mode()
 def follow(model: GPT, channel: Channel) -> None:
-    """Do what rank 0 does until it ends."""
+    """Do what rank 0 does until it ends.
+
+    Raises:
+        RunError: another rank has ended before its time.
+    """
+    with channel.ranks.watch.explained():
+        _follow(model, channel)
+
+
+def _follow(model: GPT, channel: Channel) -> None:
     caches: dict[int, KVCache] = {}
     while True:
         freed, kind, *rest = channel.receive()

@@ -1,0 +1,42 @@
+"""Run by all ranks of a group: `python -m tests.parallel.ranks_script JOBS RESULTS`, started once for many models.
+
+JOBS is a JSON list of [key, folder, strategy, cpu_offload, thorough]; RESULTS what `answers` gives of each, by key.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from mygpt import LLM
+from mygpt.checkpoint import open_checkpoint
+from mygpt.load import Loaded, build
+from mygpt.options import LoadOptions
+from mygpt.parallel.channel import Channel, Leader, follow
+from mygpt.parallel.placement import Placement
+from mygpt.parallel.ranks import launch
+from tests.parallel.answers import answers
+
+
+def main(jobs: Path, results: Path, devices: int) -> None:
+    ranks = launch("cpu", devices, 1)
+    names = tuple(f"cpu:{number}" for number in range(devices))
+    found = {}
+    for key, folder, strategy, cpu_offload, thorough in json.loads(jobs.read_text()):
+        placement = Placement(strategy, (ranks.device,), names, ranks, cpu_offload)
+        model, precision = build(open_checkpoint(Path(folder)), placement, LoadOptions(precision="32-true"))
+        channel = Channel(ranks)
+        if ranks.rank > 0:
+            follow(model, channel)
+            continue
+        leader = Leader(model, channel)
+        loaded = Loaded(leader, None, frozenset(), names, precision, strategy, load_s=0.0)
+        found[key] = answers(LLM(loaded), thorough)
+        leader.close()
+    if ranks.rank == 0:
+        torch.save(found, results)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

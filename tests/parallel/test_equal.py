@@ -1,0 +1,126 @@
+"""Every family's tiny model answers on several devices as it does on one."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mygpt import LLM
+from mygpt.checkpoint import open_checkpoint
+from mygpt.load import Loaded, build
+from mygpt.options import LoadOptions
+from mygpt.parallel.placement import Placement
+from tests.families.variants import Variant
+from tests.parallel.answers import answers
+from tests.parallel.models import ALL, FEW, FIRST, THOROUGH, divisible
+
+Answers = dict[str, Any]
+CPU = torch.device("cpu")
+
+
+class Bench:
+    """The models of one number of devices, and what they answer."""
+
+    def __init__(self, root: Path, devices: int) -> None:
+        self.root = root
+        self.devices = devices
+        self.on_one: dict[str, Answers] = {}
+        self.on_ranks = cache(self._on_ranks)
+
+    def folder(self, chosen: Variant) -> Path:
+        """The model, made when it is first asked for."""
+        folder = self.root / chosen.name
+        if not folder.exists():
+            divisible(chosen, self.devices).build(folder)
+        return folder
+
+    def placed(self, chosen: Variant, placement: Placement) -> Answers:
+        """The answers in this process."""
+        model, precision = build(
+            open_checkpoint(self.folder(chosen)), placement, LoadOptions(precision="32-true")
+        )
+        return answers(LLM(Loaded(model, None, frozenset(), ("cpu",), precision, None, 0.0)), thorough=True)
+
+    def one(self, chosen: Variant) -> Answers:
+        """The answers on one device."""
+        if chosen.name not in self.on_one:
+            self.on_one[chosen.name] = self.placed(chosen, Placement(None, (CPU,), ("cpu",)))
+        return self.on_one[chosen.name]
+
+    def _on_ranks(self) -> dict[str, Answers]:
+        """The answers of all models on as many ranks: a group is started once."""
+        jobs = [(v, "tensor", False) for v in (ALL if self.devices < 4 else FEW)]
+        if self.devices < 4:
+            jobs += [(v, "fsdp", False) for v in FIRST]
+        if self.devices == 2:
+            jobs += [(v, "fsdp", True) for v in FIRST[:3]]
+        listed = [
+            (key(v, strategy, offload), str(self.folder(v)), strategy, offload, self._thorough(v, strategy))
+            for v, strategy, offload in jobs
+        ]
+        (self.root / "jobs.json").write_text(json.dumps(listed))
+        arguments = [self.root / "jobs.json", self.root / "results.pt", self.devices]
+        subprocess.run(
+            [sys.executable, "-m", "tests.parallel.ranks_script", *map(str, arguments)],
+            check=True,
+            timeout=300,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        return torch.load(self.root / "results.pt")
+
+    def _thorough(self, chosen: Variant, strategy: str) -> bool:
+        return chosen.name in THOROUGH or (self.devices == 2 and strategy == "tensor")
+
+
+def key(chosen: Variant, strategy: str, cpu_offload: bool = False) -> str:
+    return f"{chosen.name} {strategy} {cpu_offload}"
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Bench]:
+    return {devices: Bench(tmp_path_factory.mktemp(f"on{devices}"), devices) for devices in (2, 3, 4)}
+
+
+def check(found: Answers, expected: Answers, tolerance: float) -> None:
+    """The same ids, and logits that differ by rounding alone; what is wrong of them is told first."""
+    scale = expected["logits"].abs().max()
+    assert (found["logits"] - expected["logits"]).abs().max() / scale < tolerance
+    for kind in found.keys() - {"logits"}:
+        assert found[kind] == expected[kind], kind
+
+
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    [(devices, v) for devices, models in {2: ALL, 3: ALL, 4: FEW}.items() for v in models],
+    ids=str,
+)
+def test_tensor_parallel(benches: dict[int, Bench], devices: int, chosen: Variant) -> None:
+    bench = benches[devices]
+    check(bench.on_ranks()[key(chosen, "tensor")], bench.one(chosen), 1e-4)
+
+
+@pytest.mark.parametrize("chosen", FIRST, ids=str)
+@pytest.mark.parametrize("devices", [2, 3])
+def test_fsdp(benches: dict[int, Bench], devices: int, chosen: Variant) -> None:
+    bench = benches[devices]
+    check(bench.on_ranks()[key(chosen, "fsdp")], bench.one(chosen), 1e-5)
+
+
+@pytest.mark.parametrize("chosen", FIRST[:3], ids=str)
+def test_fsdp_with_the_weights_in_host_memory(benches: dict[int, Bench], chosen: Variant) -> None:
+    bench = benches[2]
+    check(bench.on_ranks()[key(chosen, "fsdp", cpu_offload=True)], bench.one(chosen), 1e-5)
+
+
+@pytest.mark.parametrize("chosen", ALL, ids=str)
+@pytest.mark.parametrize("parts", [2, 3])
+def test_sequential(benches: dict[int, Bench], parts: int, chosen: Variant) -> None:
+    placement = Placement("sequential", (CPU,) * parts, tuple(f"cpu:{part}" for part in range(parts)))
+    check(benches[parts].placed(chosen, placement), benches[parts].one(chosen), 1e-5)
