@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -150,8 +150,14 @@ def end_bytes(model: GPT, device_type: str) -> tuple[int, int]:
 
 def weight_bytes(module: torch.nn.Module, device_type: str) -> int:
     """Bytes that the weights of a module on the meta device will take; quantized ones depend on the kind of device."""
-    total = sum(parameter.nbytes for parameter in module.parameters())
-    for layer in module.modules():
-        if isinstance(layer, QuantizedLinear):
-            total += quantized_bytes(layer, layer.mode, layer.dtype, device_type) - layer.weight.nbytes
-    return total
+    return sum(size for _, size in named_bytes(module, device_type))
+
+
+def named_bytes(module: torch.nn.Module, device_type: str) -> Iterator[tuple[str, int]]:
+    """The same for each weight by its name; a fused layer's are one."""
+    for path, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            size = parameter.nbytes
+            if isinstance(part, QuantizedLinear) and name == "weight":
+                size = quantized_bytes(part, part.mode, part.dtype, device_type)
+            yield f"{path}.{name}", size
