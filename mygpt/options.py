@@ -223,7 +223,7 @@ class PlanOptions:
         """
         if self.device_memory is None:
             return None
-        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])(i?)B", self.device_memory)
+        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])(I?)B", self.device_memory.upper())
         if size is None or not float(size[1]):
             raise InputError(
                 f"--device_memory must be a size such as 40GB or 24GiB, it is {self.device_memory!r}"

@@ -51,7 +51,9 @@ def workspace_bytes(
     tokens = max(work.batch_size * new, work.rows)
     widest = max((2 * _outputs(layer) for layer in layers), default=0) + STREAMS * config.hidden_size
     largest = max((_dequantized(layer) for layer in layers), default=0)
-    attention = max((_attention_bytes(layer, config, work, new, itemsize) for layer in layers), default=0)
+    attention = max(
+        (_attention_bytes(layer, config, work, device_type, itemsize) for layer in layers), default=0
+    )
     return tokens * widest * itemsize + attention + largest * itemsize + LIBRARY_BYTES.get(device_type, 0)
 
 
@@ -78,20 +80,27 @@ def _dequantized(layer: nn.Module) -> int:
     return max((module.out_features * module.in_features for module in quantized), default=0)
 
 
-def _attention_bytes(layer: nn.Module, config: Config, work: Workload, new: int, itemsize: int) -> int:
-    """The mask as truth values and as what is added to scores; scores and repeated keys and values.
+def _attention_bytes(
+    layer: nn.Module, config: Config, work: Workload, device_type: str, itemsize: int
+) -> int:
+    """The mask, as truth values and as what is added to scores; scores, and repeated keys and values.
 
-    A prompt of one chunk needs neither but where scores are capped: its kernel masks by itself.
+    A prompt of one chunk has no mask: its kernel masks by itself. Scores are written out where no kernel keeps them
+    to itself: not capped ones, nor those of keys wider than values; and none on CUDA masks query heads in groups.
     """
-    chunked = work.prompt_tokens > new
-    if not chunked and config.attention_softcap is None and not config.attention_sinks:
-        return 0
-    heads_width = layer.get_submodule("attention").get_submodule("output").in_features
-    assert isinstance(heads_width, int)
-    heads = heads_width // (config.latent.value_dim if config.latent else config.head_dim)
+    new = min(work.prompt_tokens, PREFILL_CHUNK)
+    masked = new < work.prompt_tokens or config.attention_sinks or any(0 < w < new for w in config.windows)
+    grouped = masked and device_type == "cuda" and config.n_kv_heads < config.n_heads
+    written_out = config.attention_softcap is not None or config.latent is not None or grouped
+    output = layer.get_submodule("attention.output")
+    assert isinstance(output, Linear)
+    heads = output.in_features // (config.latent.value_dim if config.latent else config.head_dim)
     pairs = work.batch_size * new * work.prompt_tokens
-    repeated = 2 * work.batch_size * work.prompt_tokens * heads_width
-    return pairs * (2 + itemsize) + pairs * heads * SCORE_BYTES + repeated * itemsize
+    total = pairs * (2 + itemsize) if masked or written_out else 0
+    if written_out:
+        repeated = 2 * work.batch_size * work.prompt_tokens * output.in_features
+        total += pairs * heads * SCORE_BYTES + repeated * itemsize
+    return total
 
 
 def read_bytes(sizes: dict[str, int], config: Config, rows: int) -> float:
