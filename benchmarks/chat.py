@@ -3,9 +3,11 @@
     python benchmarks/chat.py [CHECKPOINT] [--history 1500] [--repeats 3] [--soak 0]
 
 The time to the first token of turn 10, with a history of about `--history` tokens, against that of a first turn
-whose message has the same length; medians of the rounds. The ids of turn 10 are compared with those of the same
-history computed from nothing, in float32. `--soak N` goes on for N short turns in a context of 512 tokens, so
-that the oldest turns are dropped again and again, and tells how much resident memory grew after the first third.
+whose message has the same length; medians of the rounds. A first turn computes what the template puts before it too
+(SmolLM2's: a system message), so a turn 10 that computes as many tokens is measured as well. The ids of turn 10 are
+compared with those of the same history computed from nothing, in float32. `--soak N` goes on for N short turns in a
+context of 512 tokens, so that the oldest turns are dropped again and again, and tells how much resident memory grew
+after the first third.
 """
 
 import argparse
@@ -41,40 +43,52 @@ def say(conversation: Conversation, text: str) -> float:
 def talk(llm: LLM, history: int) -> Conversation:
     """A conversation of nine turns with a history of about so many tokens."""
     conversation = new_conversation(llm)
-    each = history // (TURNS - 1) - ANSWER
-    text = WORDS * (each // len(llm.tokenizer.encode(WORDS)) + 1)
-    words = text.split(" ")
-    while len(llm.tokenizer.encode(" ".join(words))) > each:
-        words.pop()
+    message = text_of(llm, history // (TURNS - 1) - ANSWER)
     for _ in range(TURNS - 1):
-        say(conversation, " ".join(words))
+        say(conversation, message)
     return conversation
 
 
-def turn_times(llm: LLM, history: int, repeats: int) -> dict[str, object]:
-    """Rounds of both, each in conversations of its own.
+def text_of(llm: LLM, tokens: int) -> str:
+    """A text of so many tokens, or of one or two less."""
+    words = (WORDS * (tokens // len(llm.tokenizer.encode(WORDS)) + 1)).split()
+    while len(llm.tokenizer.encode(" ".join(words))) > tokens:
+        words.pop()
+    return " ".join(words)
 
-    A first turn also computes what the template puts before it (SmolLM2's: a system message), so the tokens that
-    each computed are reported too.
-    """
-    first, tenth = [], []
+
+def computed_tokens(conversation: Conversation) -> int:
+    """Of the last turn's prompt."""
+    assert conversation.last is not None
+    return conversation.last.prompt_tokens - conversation.last.reused_tokens
+
+
+def turn_times(llm: LLM, history: int, repeats: int) -> dict[str, object]:
+    """Rounds of a turn 10, the same with as many tokens as a first turn computes, and a first turn."""
+    first, tenth, equal = [], [], []
+    first_tokens, question_tokens = len(llm.encode(QUESTION)), len(llm.tokenizer.encode(QUESTION))
     for _ in range(repeats):
         conversation = talk(llm, history)
         tenth.append(say(conversation, QUESTION))
+        tenth_tokens, last = computed_tokens(conversation), conversation.last
         first.append(say(new_conversation(llm), QUESTION))
-    assert conversation.last is not None
+        longer = talk(llm, history)
+        equal.append(say(longer, text_of(llm, question_tokens + first_tokens - tenth_tokens)))
+    assert last is not None
     prompt = llm.encode(conversation.messages[:-1])
     expected = llm.generate_ids(prompt, max_new_tokens=ANSWER, temperature=0.0)
     return {
         "history_tokens": len(prompt),
-        "computed_tokens": conversation.last.prompt_tokens - conversation.last.reused_tokens,
-        "first_turn_tokens": len(llm.encode(QUESTION)),
+        "computed_tokens": tenth_tokens,
+        "equal_computed_tokens": computed_tokens(longer),
+        "first_turn_tokens": first_tokens,
         "first_turn_ttft_s": median(first),
         "turn_10_ttft_s": median(tenth),
+        "equal_turn_10_ttft_s": median(equal),
         "ratio": median(tenth) / median(first),
-        "rounds": {"first_turn_ttft_s": first, "turn_10_ttft_s": tenth},
-        # The last id of an answer was never an input.
-        "same_ids_as_without_reuse": conversation._held == (prompt + expected)[:-1],
+        "equal_ratio": median(equal) / median(first),
+        "rounds": {"first_turn_ttft_s": first, "turn_10_ttft_s": tenth, "equal_turn_10_ttft_s": equal},
+        "same_ids_as_without_reuse": last.new_ids == expected,
     }
 
 
@@ -115,6 +129,10 @@ def main() -> None:
     print(
         f"time to first token: turn {TURNS} {results['turn_10_ttft_s']:.3f} s, first turn "
         f"{results['first_turn_ttft_s']:.3f} s, ratio {results['ratio']:.2f}"
+    )
+    print(
+        f"of as many computed tokens ({results['equal_computed_tokens']} and {results['first_turn_tokens']}): "
+        f"turn {TURNS} {results['equal_turn_10_ttft_s']:.3f} s, ratio {results['equal_ratio']:.2f}"
     )
     if args.soak:
         results["soak"] = soaked = soak(llm, args.soak)

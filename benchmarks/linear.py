@@ -1,62 +1,121 @@
-"""A product of few rows with a weight matrix on the CPU: torch's F.linear against what mygpt.linear takes.
+"""A product of few rows with a weight matrix on the CPU: mygpt's kernels against what torch and bitsandbytes have.
 
-Each shape has enough matrices to exceed the caches, taken in turn, as the layers of a model are. The numbers are
-GB/s of weights read, medians; `mygpt.linear.FEW_ROWS` is where the two meet.
+Each shape has enough matrices to exceed the caches, taken in turn, as the layers of a model are; and the ways take
+turns, so that all see the machine in the same state. The numbers are GB/s of weights read (in int8 and in 4 bits
+with their scales), medians. `mygpt.linear.FEW_ROWS` and `mygpt.kernels.ops.MAX_ROWS` are where the ways meet.
 
-    python benchmarks/linear.py [--dtype bfloat16]
+    python benchmarks/linear.py [--dtypes bfloat16 float32 int8 nf4] [--rows 1 2 4 8 16 32]
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from report import print_report
 from torch import Tensor
 
+from mygpt import kernels
+
 SHAPES = [(960, 576), (3072, 576), (576, 1536), (3072, 2048), (16384, 2048), (2048, 8192)]
-ROWS = [1, 2, 4, 8, 16, 32, 64, 256]
-BYTES = 400e6  # more than any cache
+BYTES = 400e6  # more than most caches
 
-
-def by_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight)
+Product = Callable[[Tensor, Any], Tensor]
 
 
 def by_weight_first(x: Tensor, weight: Tensor) -> Tensor:
     return torch.mv(weight, x[0])[None] if len(x) == 1 else torch.mm(weight, x.t()).t()
 
 
-def gigabytes_per_second(
-    product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weights: list[Tensor]
-) -> float:
-    times = []
-    for weight in weights + weights:
-        start = time.perf_counter()
-        product(x, weight)
-        times.append(time.perf_counter() - start)
-    return weights[0].nbytes / statistics.median(times) / 1e9
+def floats(dtype: torch.dtype) -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
+    ways: dict[str, Product] = {"F.linear": F.linear, "weight first": by_weight_first}
+    if kernels.library():
+        ways["kernel"] = kernels.linear
+    return lambda shape: torch.randn(shape).to(dtype), ways
+
+
+def int8() -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
+    def make(shape: tuple[int, int]) -> Any:
+        return torch.randint(-127, 128, shape, dtype=torch.int8), torch.rand(shape[0])
+
+    ways: dict[str, Product] = {
+        "int8pack_mm": lambda x, w: torch._weight_int8pack_mm(x, w[0], w[1].to(x.dtype)),
+    }
+    if kernels.library():
+        ways["kernel"] = lambda x, w: kernels.int8_linear(x, *w)
+    return make, ways
+
+
+def nf4() -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
+    from bitsandbytes.functional import QuantState, get_4bit_type
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    table = get_4bit_type("nf4", device="cpu")
+
+    def make(shape: tuple[int, int]) -> Any:
+        packed = torch.randint(256, (shape[0] * shape[1] // 2, 1), dtype=torch.uint8)
+        absmax = torch.rand(shape[0] * shape[1] // 64)
+        state = QuantState(
+            absmax, shape=torch.Size(shape), code=table, blocksize=64, quant_type="nf4", dtype=torch.bfloat16
+        )
+        layer = Linear4bit(shape[1], shape[0], bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
+        layer.weight = Params4bit(
+            packed.clone(), requires_grad=False, quant_state=state, bnb_quantized=True, module=layer
+        )
+        return packed, absmax, layer.eval()
+
+    ways: dict[str, Product] = {"bitsandbytes": lambda x, w: w[2](x)}
+    if kernels.library():
+        ways["kernel"] = lambda x, w: kernels.fourbit_linear(x, w[0], w[1], table)
+    return make, ways
+
+
+KINDS: dict[str, Callable[[], tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]]] = {
+    "bfloat16": lambda: floats(torch.bfloat16),
+    "float32": lambda: floats(torch.float32),
+    "int8": int8,
+    "nf4": nf4,
+}
+# Of a weight, scales included.
+BITS = {"bfloat16": 16.0, "float32": 32.0, "int8": 8.0, "nf4": 4.5}
+
+
+def seconds(ways: dict[str, Product], x: Tensor, weights: Sequence[Any], repeats: int) -> dict[str, float]:
+    """The median time of a product, by each of the ways in turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, product in ways.items():
+            for weight in weights:
+                start = time.perf_counter()
+                product(x, weight)
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtype", default="bfloat16")
-    dtype = getattr(torch, parser.parse_args().dtype)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--dtypes", nargs="+", choices=KINDS, default=["bfloat16", "float32"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--megabytes", type=float, default=BYTES / 1e6, help="of the matrices of a shape")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
     results = []
-    for shape in SHAPES:
-        count = max(4, min(100, int(BYTES / (shape[0] * shape[1] * dtype.itemsize))))
-        weights = [torch.randn(shape).to(dtype) for _ in range(count)]
-        for rows in ROWS:
-            x = torch.randn(rows, shape[1]).to(dtype)
-            result = {"shape": shape, "rows": rows}
-            for product in (by_linear, by_weight_first):
-                result[product.__name__] = round(gigabytes_per_second(product, x, weights), 1)
-            results.append(result)
-            print(*result.values(), sep="\t", flush=True)
-    print_report("linear", {"dtype": str(dtype), "gb_per_s": results})
+    for dtype in args.dtypes:
+        make, ways = KINDS[dtype]()
+        for shape in SHAPES:
+            size = shape[0] * shape[1] * BITS[dtype] / 8
+            weights = [make(shape) for _ in range(max(2, min(200, int(args.megabytes * 1e6 / size))))]
+            for rows in args.rows:
+                x = torch.randn(rows, shape[1]).to(torch.float32 if dtype == "float32" else torch.bfloat16)
+                times = seconds(ways, x, weights, args.repeats)
+                speeds = {name: round(size / time / 1e9, 1) for name, time in times.items()}
+                results.append({"dtype": dtype, "shape": shape, "rows": rows, **speeds})
+                print(*(f"{key} {value}" for key, value in results[-1].items()), sep="\t", flush=True)
+    print_report("linear", {"threads": torch.get_num_threads(), "gb_per_s": results})
 
 
 if __name__ == "__main__":

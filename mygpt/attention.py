@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.cache import LayerCache, LayerShape
 from mygpt.config import Config
 from mygpt.context import Context, Mask
@@ -29,6 +30,9 @@ class Attention(nn.Module):
         self.softcap = config.attention_softcap
         self.clip = config.clip_qkv
         self.rotates = config.rotated_layers[index]
+        # What the kernels know of: their attention, and with nothing before it either, their whole block.
+        self.has_kernel = self.softcap is None and config.query_scaling is None and not config.attention_sinks
+        self.is_plain = self.has_kernel and config.qk_norm == "none" and self.clip is None
         queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.qkv = FusedLinear(
             config.hidden_size, {"q": queries, "k": keys, "v": keys}, bias=config.attention_bias
@@ -52,9 +56,34 @@ class Attention(nn.Module):
         qk, v = heads[:, :, :-kv_heads], heads[:, :, -kv_heads:]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk, kv_heads)
-        if self.rotates:
-            tables = context.window_rotary if self.window else context.rotary
+        if cache is not None and self.has_kernel and kernels.attends(qk, cache.keys):
+            y = kernels.attend(qk, v, self.kernel_call(context, cache))
+        else:
+            y = self._attend(qk, v, context, cache)
+        output: Tensor = self.output(y.flatten(2))
+        return output
+
+    def kernel_call(self, context: Context, cache: LayerCache) -> kernels.Attention:
+        """This layer's places and sizes, as the kernels take them."""
+        return kernels.attention_call(
+            self.qkv.slots["q"] // self.head_dim,
+            self._tables(context),
+            (cache.keys, cache.values),
+            cache.size,
+            context.positions,
+            context.end,
+            self.scale,
+        )
+
+    def _tables(self, context: Context) -> tuple[Tensor, Tensor] | None:
+        return (context.window_rotary if self.window else context.rotary) if self.rotates else None
+
+    def _attend(self, qk: Tensor, v: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+        """Rotate, write to the cache, attend: qk (B, T, H + K, D) and v (B, T, K, D) to (B, T, H, D)."""
+        tables = self._tables(context)
+        if tables is not None:
             qk = rotate(qk, *tables)  # together: half the operations
+        kv_heads = v.shape[2]
         q, k = qk[:, :, :-kv_heads], qk[:, :, -kv_heads:]
         if context.query_scale is not None:
             q = q * context.query_scale
@@ -63,13 +92,10 @@ class Attention(nn.Module):
             k, v = cache.update(k, v, context)
         mask = context.masks[self.window]
         if self.sinks is not None:
-            y = attend_with_sinks(q, k, v, mask, self.scale, self.sinks)
-        elif self.softcap is None:
-            y = attend(q, k, v, mask, self.scale)
-        else:
-            y = attend_softcapped(q, k, v, mask, self.scale, self.softcap)
-        output: Tensor = self.output(y.flatten(2))
-        return output
+            return attend_with_sinks(q, k, v, mask, self.scale, self.sinks)
+        if self.softcap is None:
+            return attend(q, k, v, mask, self.scale)
+        return attend_softcapped(q, k, v, mask, self.scale, self.softcap)
 
 
 def _scale(config: Config, index: int) -> float | None:

@@ -27,7 +27,7 @@ class Turn:
     Attributes:
         prompt_tokens: of the rendered history.
         reused_tokens: those of them that the cache held already.
-        new_tokens: of the answer.
+        new_ids: of the answer's tokens.
         timing: how long the rest took.
         finish_reason: "stop", "length", or None for an answer that was interrupted.
         context_left: tokens that the context has room for after this turn.
@@ -36,11 +36,16 @@ class Turn:
 
     prompt_tokens: int
     reused_tokens: int
-    new_tokens: int
+    new_ids: list[int]
     timing: Timing
     finish_reason: str | None
     context_left: int
     seed: int
+
+    @property
+    def new_tokens(self) -> int:
+        """How many the answer has."""
+        return len(self.new_ids)
 
 
 class Conversation:
@@ -199,7 +204,7 @@ class Conversation:
         self.last = Turn(
             len(generation.prompt_ids),
             reused,
-            len(generation.new_ids),
+            generation.new_ids,
             batch.timing,
             generation.finish_reason,
             self.llm.config.context_length - len(ids),

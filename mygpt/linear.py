@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mygpt import kernels
+
 # Up to this many rows a bfloat16 product on the CPU is bound by reading the weights, and oneDNN reads them 1.2 to
 # 1.5 times as fast where they stand first (benchmarks/linear.py). In float32 that would be slower.
 FEW_ROWS = 16
@@ -15,6 +17,8 @@ FEW_ROWS = 16
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, in) times weight (out, in), transposed, plus bias (out,)."""
+    if kernels.fits_linear(x, weight):
+        return kernels.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
     if rows > FEW_ROWS or x.dtype is not torch.bfloat16 or x.device.type != "cpu":
         return F.linear(x, weight, bias)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mygpt import fp8, mxfp4
+from mygpt import fp8, kernels, mxfp4
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.completion import peak_memory_bytes
 from mygpt.config import Config
@@ -146,6 +146,8 @@ def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) ->
     family, config = read_config(checkpoint.config, source)
     mode = pick_mode(checkpoint.config, source, options.quantize, placement.strategy, device)
     model, precision = empty_model(config, placement.strategy, options.precision, device, mode)
+    if device.type == "cpu":
+        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
     tensors: Iterable[tuple[str, Weight]] = checkpoint.tensors()
     method = quantization_method(checkpoint.config)
     if dequantized := DEQUANTIZERS.get(method):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.config import Activation, ClampedSwiGLU, Config
 from mygpt.linear import FusedLinear, Linear
 
@@ -19,13 +20,20 @@ class GatedMLP(nn.Module):
         width = width or config.intermediate_size
         self.gate_up = FusedLinear(config.hidden_size, {"gate": width, "up": width}, bias=config.mlp_bias)
         self.down = Linear(width, config.hidden_size, bias=config.mlp_bias)
+        self.activation_name = config.activation
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape."""
-        gate, up = self.gate_up.split(self.gate_up(x))
-        y: Tensor = self.down(self.activation(gate) * up)
+        y: Tensor = self.down(self._hidden(x))
         return y
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        gate_up = self.gate_up
+        if type(gate_up) is FusedLinear and kernels.fits_gated(x, gate_up.weight, self.activation_name):
+            return kernels.gated_linear(x, gate_up.weight, gate_up.bias, self.activation_name)
+        gate, up = gate_up.split(gate_up(x))
+        return self.activation(gate) * up
 
 
 class ClampedGatedMLP(GatedMLP):

@@ -12,10 +12,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.attention import Attention
 from mygpt.cache import KVCache, LayerCache
 from mygpt.config import Config, Residual
 from mygpt.context import Context, Places
+from mygpt.fused import FusedBlock, fuse
 from mygpt.latent_attention import LatentAttention
 from mygpt.linear import Embedding, Linear, linear
 from mygpt.mlp import MLP, make_gated_mlp
@@ -143,11 +145,23 @@ class Block(nn.Module):
         self.mlp_norm = make_norm(config)
         self.mlp = make_mlp(config, index)
         self.scale = config.residual_scale
+        self.fused: FusedBlock | None = None
 
     def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
+        if cache is not None and (fused := self._fused(x, cache)) is not None:
+            return fused(x, context, cache)
         x = torch.add(x, self.attention(self.attention_norm(x), context, cache), alpha=self.scale)
         return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.scale)
+
+    def _fused(self, x: Tensor, cache: LayerCache) -> FusedBlock | None:
+        """All of it in one call, for one token of each sequence, where there is a kernel for it."""
+        # Another class is FSDP's, whose weights come and go.
+        if type(self) is not Block or not kernels.fits_step(x, cache.keys):
+            return None
+        if self.fused is None or not self.fused.is_current():
+            self.fused = fuse((self.attention_norm, self.mlp_norm), self.attention, self.mlp, self.scale, x)
+        return self.fused
 
 
 class ParallelBlock(nn.Module):

@@ -7,7 +7,18 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.config import Config, Norm
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` by the faster kernel for few rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, C) to the same shape."""
+        if kernels.fits_norm(x, self.weight):
+            return kernels.rms_norm(x, self.weight, self.eps or 0.0)
+        return super().forward(x)
 
 
 class OnePlusRMSNorm(nn.RMSNorm):
@@ -15,6 +26,8 @@ class OnePlusRMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape."""
+        if kernels.fits_norm(x, self.weight):
+            return kernels.rms_norm(x, self.weight, self.eps or 0.0, offset=1)
         normed = F.rms_norm(x.float(), self.normalized_shape, eps=self.eps)
         return (normed * (1 + self.weight.float())).type_as(x)
 
@@ -30,7 +43,7 @@ def plain_layer_norm(width: int, eps: float) -> nn.LayerNorm:
 
 
 _NORMS: dict[Norm, Callable[..., nn.Module]] = {
-    "rms": nn.RMSNorm,
+    "rms": RMSNorm,
     "rms_one_plus": OnePlusRMSNorm,
     "layer": nn.LayerNorm,
     "layer_no_bias": layer_norm_without_bias,

@@ -74,7 +74,9 @@ def test_chat(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = last_line(capsys)
     assert report["same_ids_as_without_reuse"]
     assert report["computed_tokens"] < 60 < 250 < report["history_tokens"]
+    assert 0 <= report["first_turn_tokens"] - report["equal_computed_tokens"] <= 3
     assert report["ratio"] > 0
+    assert report["equal_ratio"] > 0
     assert set(report["soak"]) >= {"growth_mb", "resident_mb", "dropped_messages"}
 
 

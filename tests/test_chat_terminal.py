@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 pexpect = pytest.importorskip("pexpect")
-if sys.platform == "win32":
-    pytest.skip("pseudo-terminals are POSIX's", allow_module_level=True)
+termios = pytest.importorskip("termios", reason="pseudo-terminals are POSIX's")
 
 TIMEOUT_S = 60
 # The editor turns bracketed paste on where it begins to read, and off where it has given the terminal back.
@@ -55,9 +54,12 @@ class Chat:
     def interrupt(self) -> None:
         """Press Ctrl-C while an answer is being made: once the terminal makes a signal of it again."""
         deadline = time.monotonic() + TIMEOUT_S
-        while not self.process.getecho() and time.monotonic() < deadline:
+        while not self._makes_signals() and time.monotonic() < deadline:
             time.sleep(0.01)  # nothing is written then that could be waited for
         self.process.sendintr()
+
+    def _makes_signals(self) -> bool:
+        return bool(termios.tcgetattr(self.process.child_fd)[3] & termios.ISIG)
 
     def type(self, text: str) -> str:
         """Type a line; returns what is on the screen up to the next prompt."""
@@ -173,8 +175,13 @@ def test_ctrl_c_in_an_answer_and_in_the_prefill(start: Start, tmp_path: Path) ->
     chat = start("--markdown", "false")
     chat.send("Write a very long story about the sea." + ENTER)
     chat.expect("[A-Z][a-z]+ [a-z]+ [a-z]+ ")  # some words of the answer
+    chat.process.send("/stats")  # what is typed meanwhile does not stand in the answer
     chat.interrupt()
-    chat.expect("note: stopped; the conversation holds what was said so far", READS)
+    chat.expect("note: stopped; the conversation holds what was said so far")
+    assert "^C" not in chat.process.before
+    assert "/stats" not in chat.process.before
+    chat.expect("/stats")
+    assert "prompt tokens" in chat.type("")
     messages = chat.messages(tmp_path)
     assert [m["role"] for m in messages] == ["user", "assistant"]
     assert messages[1]["content"]

@@ -15,6 +15,7 @@ PACKAGE = Path(mygpt.__file__).parent
 LAYERS = [
     {"errors"},
     {"config", "options"},
+    {"kernels"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
     {"cache", "quantize"},
     {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
@@ -32,7 +33,7 @@ LAYERS = [
     {"hub", "hub_files", "hub_errors", "hub_resume", "default_model"},
     {"families"},
     {"mlp", "attention", "router"},
-    {"moe", "latent_attention"},
+    {"moe", "latent_attention", "fused"},
     {"model", "weights"},
     {"decode", "completion"},
     {"parallel", "workspace"},

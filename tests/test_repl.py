@@ -144,6 +144,7 @@ def test_clear_and_system(repl: Repl) -> None:
         ("/set max_new_tokens null", "max_new_tokens", None),
         ("/set seed 5", "seed", 5),
         ("/set stop ['#', \"a b\"]", "stop", ["#", "a b"]),
+        ("/set stop '[\"#\"]'", "stop", ["#"]),  # as on the command line
         ("/set on_overflow error", "on_overflow", "error"),
     ],
 )
@@ -352,6 +353,17 @@ def test_markdown_is_rendered() -> None:
     assert "**Yes**, " not in shown.split("\x1b[2K")[-1]
 
 
+def test_lines_stay_lines_and_html_is_text() -> None:
+    shown = play(
+        show(Terminal(), ["Roses are red,\nviolets a", "re blue.\n\nA List<int>, a <br> and ~~no~~ **end**"])
+    )
+    assert [line for line in shown if line] == [
+        "Roses are red,",
+        "violets are blue.",
+        "A List<int>, a <br> and no end",
+    ]
+
+
 def test_a_long_answer_is_whole_on_the_terminal() -> None:
     """Each line once, in order, whatever was redrawn in between: played back as a terminal does."""
     lines = [f"line {n}" for n in range(40)]
@@ -459,6 +471,16 @@ def test_a_script_is_one_turn_a_line(run: Run, folder: Path, llm: LLM, tmp_path:
     assert sum(bool(re.fullmatch(STATISTICS, line)) for line in lines) == 2
     assert json.loads(file.read_text())["messages"] == conversation.messages
     assert main(["generate", str(folder), "--prompts", str(file), "--max_new_tokens", "1"]) == 0
+
+
+def test_a_script_as_windows_writes_it(folder: Path) -> None:
+    """With a byte order mark, and both characters at the end of a line."""
+    command = [sys.executable, "-m", "mygpt", "chat", str(folder), "--accelerator", "cpu"]
+    done = subprocess.run(
+        command, input=b"\xef\xbb\xbf/show\r\n!exit\r\nHi\r\n", capture_output=True, check=True
+    )
+    assert done.stdout == b""
+    assert b"temperature: 0.8" in done.stderr
 
 
 def test_a_script_of_messages_of_several_lines(run: Run, folder: Path, tmp_path: Path) -> None:

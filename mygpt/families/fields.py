@@ -107,6 +107,11 @@ class Fields:
             raise self.error(key, f"a divisor of 'num_attention_heads' ({heads})")
         return kv_heads
 
+    def window_everywhere(self, n_layers: int) -> tuple[int, ...]:
+        """`sliding_window` in each layer; null or absent, no layer has one (0)."""
+        has_window = self.raw.get("sliding_window") is not None
+        return (self.integer("sliding_window") if has_window else 0,) * n_layers
+
     def windows(self, window: int, sliding: Sequence[bool]) -> tuple[int, ...]:
         """The sliding window of each layer (0: none): as `layer_types` says, else where `sliding` is true."""
         types = self.get("layer_types", None)

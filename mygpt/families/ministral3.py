@@ -47,8 +47,8 @@ def read_ministral3(fields: Fields) -> Config:
 
 FAMILY = Family(
     model_type="ministral3",
-    summary="the language model of Ministral 3 3B, 8B, 14B",
-    examples=(),
+    summary="the language model of Ministral 3 3B, 8B, 14B, which mistral3 repositories hold",
+    examples=("mistralai/Ministral-3-8B-Base-2512",),
     read_config=read_ministral3,
     names=NAMES,
     skipped=SKIPPED,

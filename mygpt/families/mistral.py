@@ -7,16 +7,15 @@ from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 
-_DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131_072}
+# A file without the window's key means the first model's; null means none.
+_DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096}
 
 
 def read_mistral(fields: Fields) -> Config:
     """The configuration of the language model, alone or in a multimodal repository."""
-    config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
-    # null means none, but a file without the key means the first model's.
-    has_window = fields.raw.get("sliding_window", 4096) is not None
-    window = fields.integer("sliding_window", 4096) if has_window else 0
-    return replace(config, layer_windows=(window,) * config.n_layers)
+    fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
+    config = read_llama(fields)
+    return replace(config, layer_windows=fields.window_everywhere(config.n_layers))
 
 
 FAMILY = Family(

@@ -18,14 +18,12 @@ _DEFAULTS = {
 def _read_config(fields: Fields) -> Config:
     config = llama.read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     n_experts, n_chosen = moe_fields.read_experts(fields, "num_local_experts", "num_experts", per_token=2)
-    # null or absent: no layer has a window.
-    window = fields.integer("sliding_window") if fields.raw.get("sliding_window") is not None else 0
     return replace(
         config,
         attention_bias=False,
         attention_output_bias=False,
         mlp_bias=False,
-        layer_windows=(window,) * config.n_layers,
+        layer_windows=fields.window_everywhere(config.n_layers),
         moe=MoEConfig(
             n_experts=n_experts,
             n_experts_per_token=n_chosen,

@@ -21,10 +21,9 @@ _DEFAULTS = {
 
 def _read_config(fields: Fields) -> Config:
     config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
-    window = fields.get("sliding_window", None)
     return replace(
         config,
-        layer_windows=(fields.integer("sliding_window"),) * config.n_layers if window else (),
+        layer_windows=fields.window_everywhere(config.n_layers),
         attention_bias=False,
         attention_output_bias=False,
         mlp_bias=False,

@@ -13,10 +13,9 @@ _DEFAULTS = {"num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_wor
 def _read_config(fields: Fields) -> Config:
     config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     bias = fields.flag("use_bias", True)
-    window = fields.get("sliding_window", None)
     return replace(
         config,
-        layer_windows=(fields.integer("sliding_window"),) * config.n_layers if window else (),
+        layer_windows=fields.window_everywhere(config.n_layers),
         norm="layer",
         norm_eps=fields.number("norm_epsilon", 1e-5),
         mlp="plain",

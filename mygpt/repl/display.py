@@ -136,12 +136,27 @@ class _Picture:
 
     def _content(self) -> RenderableType:
         from rich.console import Group
-        from rich.markdown import Markdown
         from rich.text import Text
 
         thought, answer = self._thought.strip(), self._answer.strip()
         parts: list[RenderableType] = [Text(thought + "\n" * bool(answer), style="dim")] if thought else []
-        return Group(*parts, Markdown(answer)) if answer else Group(*parts)
+        return Group(*parts, _markdown(answer)) if answer else Group(*parts)
+
+
+def _markdown(text: str) -> RenderableType:
+    """Markdown as models write it: the lines of a verse stay lines, and what looks like HTML is no markup."""
+    from markdown_it import MarkdownIt
+    from rich.markdown import Markdown
+
+    markdown = Markdown("")
+    markdown.parsed = (
+        MarkdownIt(options_update={"html": False}).enable(["strikethrough", "table"]).parse(text)
+    )
+    for block in markdown.parsed:
+        for token in block.children or ():
+            if token.type == "softbreak":
+                token.type = "hardbreak"
+    return markdown
 
 
 def note(text: str) -> None:

@@ -18,7 +18,7 @@ def run_script(session: Session, lines: TextIO) -> None:
         InputError: the lines are not UTF-8, or at least one of them failed, after all were handled.
     """
     if isinstance(lines, io.TextIOWrapper):
-        lines.reconfigure(encoding="utf-8", errors="strict")
+        lines.reconfigure(encoding="utf-8-sig", errors="strict")
     try:
         for text in _texts(session, lines):
             if text.strip():

@@ -93,10 +93,13 @@ def _set(session: Session, text: str) -> None:
 
 
 def _value(text: str) -> Any:
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        text = text[1:-1]  # quoted as for a shell
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"the value is not YAML: {text.strip()}; put a text in quotes") from error
+        raise InputError(f"the value is not YAML: {text}; put a text in quotes") from error
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)  # 1e-3, which is no number to YAML

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ def run_terminal(session: Session) -> None:
             text = editor.prompt()
             stopping = False
             if text.strip():
-                session.handle(text)
+                with _no_echo():
+                    session.handle(text)
             elif not session.multiline:
                 return
         except EOFError:
@@ -39,6 +41,25 @@ def run_terminal(session: Session) -> None:
                 return
             stopping = True
             session.note("Ctrl-C again at an empty line, or Ctrl-D, ends the session")
+
+
+@contextlib.contextmanager
+def _no_echo() -> Iterator[None]:
+    """While an answer is drawn, typed keys (Ctrl-C's `^C` too) would shift it; they appear at the next prompt."""
+    try:
+        import termios
+    except ImportError:  # Windows, where nothing is echoed but to who reads it
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    quiet = before.copy()
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def history_file() -> Path:

@@ -15,12 +15,15 @@ LENGTHS = (1, ORIGINAL - 1, ORIGINAL, ORIGINAL + 1)
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=str)
-def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[LLM, PreTrainedModel]:
+def tiny(request: pytest.FixtureRequest) -> Variant:
     variant: Variant = request.param
-    folder = tmp_path_factory.mktemp(variant.name)
-    reference = variant.build(folder)
+    return variant
+
+
+@pytest.fixture(scope="module")
+def pair(tiny: Variant, tmp_path_factory: pytest.TempPathFactory) -> tuple[LLM, PreTrainedModel]:
+    folder = tmp_path_factory.mktemp(tiny.name)
+    reference = tiny.build(folder)
     return LLM.load(str(folder), precision="32-true", accelerator="cpu"), reference
 
 
@@ -29,12 +32,14 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def test_logits_equal_transformers(pair: tuple[LLM, PreTrainedModel], record_error: RecordError) -> None:
+def test_logits_equal_transformers(
+    tiny: Variant, pair: tuple[LLM, PreTrainedModel], record_error: RecordError
+) -> None:
     llm, reference = pair
     for length in LENGTHS:
         ids = torch.randint(0, llm.config.vocab_size, (2, length))
         error = relative_error(llm.logits(ids), reference(ids).logits)
-        record_error(reference.config.model_type, error)
+        record_error(tiny, error)
         assert error < TOLERANCE, f"{length} tokens"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM, AutoModelForImageTextToText
 
 WINDOW = 10  # tokens
@@ -36,10 +36,15 @@ class Variant:
     config: type
     changes: dict[str, Any] = field(default_factory=dict)
 
+    def tiny_config(self) -> PreTrainedConfig:
+        """transformers' configuration."""
+        config: PreTrainedConfig = self.config(**{**TINY[self.config], **self.changes})
+        return config
+
     def build(self, folder: Path) -> PreTrainedModel:
         """Save a random model in `folder`; returns transformers' model of it."""
         torch.manual_seed(0)
-        config = self.config(**{**TINY[self.config], **self.changes})
+        config = self.tiny_config()
         alone = type(config) in AutoModelForCausalLM._model_mapping
         auto = AutoModelForCausalLM if alone else AutoModelForImageTextToText
         model = auto.from_config(config, attn_implementation="eager").eval()
@@ -53,6 +58,12 @@ class Variant:
                     buffer.add_(torch.randn_like(buffer) * 0.1)
         model.save_pretrained(folder)
         return model
+
+    @property
+    def switch(self) -> str:
+        """What the name says beside the family."""
+        family = self.config.model_type.replace("_", "-")
+        return self.name.removeprefix(family).removeprefix("-") or "default"
 
     def __str__(self) -> str:
         return self.name
@@ -73,6 +84,16 @@ COMMON = {
 TINY: dict[type, dict[str, Any]] = {}
 
 
+# Divisors for heads of 8 dimensions.
+LONGROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.5, 2.0, 3.0, 4.0],
+    "original_max_position_embeddings": ORIGINAL,
+}
+
+
 def ropes(family: str, config: type, **changes: Any) -> list[Variant]:
     """A variant for each rope type; `linear` and `dynamic` stretch the configured positions themselves."""
     return [
@@ -81,6 +102,24 @@ def ropes(family: str, config: type, **changes: Any) -> list[Variant]:
             config,
             {**changes, "rope_parameters": {"rope_theta": 10_000.0, **rope}}
             | ({"max_position_embeddings": ORIGINAL} if name in ("linear", "dynamic") else {}),
+        )
+        for name, rope in ROPES.items()
+    ]
+
+
+def full_attention_ropes(family: str, config: type, **changes: Any) -> list[Variant]:
+    """A variant for each rope type of the layers with full attention; those with a window have the default one."""
+    return [
+        Variant(
+            f"{family}-{name}",
+            config,
+            {
+                **changes,
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 10_000.0, **rope},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+                },
+            },
         )
         for name, rope in ROPES.items()
     ]

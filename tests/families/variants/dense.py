@@ -21,17 +21,19 @@ from transformers import (
     Starcoder2Config,
 )
 
-from tests.families.variants.base import COMMON, ORIGINAL, SLIDING, TINY, WINDOW, Variant, ropes
+from tests.families.variants.base import (
+    COMMON,
+    LONGROPE,
+    ORIGINAL,
+    SLIDING,
+    TINY,
+    WINDOW,
+    Variant,
+    full_attention_ropes,
+    ropes,
+)
 
-LONGROPE = {
-    "rope_parameters": {
-        "rope_type": "longrope",
-        "rope_theta": 10_000.0,
-        "short_factor": [1.0, 1.1, 1.2, 1.3],
-        "long_factor": [1.5, 2.0, 3.0, 4.0],
-        "original_max_position_embeddings": ORIGINAL,
-    }
-}
+LONG = {"rope_parameters": LONGROPE}
 TINY |= {
     LlamaConfig: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2},
     GPTNeoXConfig: {**COMMON, "intermediate_size": 80, "rotary_pct": 0.5},
@@ -71,6 +73,13 @@ TINY |= {
     Starcoder2Config: {**COMMON, "intermediate_size": 80, "num_key_value_heads": 2},
 }
 
+GEMMA3_ROPES = [
+    variant
+    for variant in full_attention_ropes("gemma3-text", Gemma3TextConfig)
+    # Where each kind of layer has its own rope, transformers passes over yarn's `truncate`.
+    if not variant.name.endswith("no-truncate")
+]
+
 VARIANTS = [
     Variant("llama-gqa", LlamaConfig),
     Variant("llama-mha", LlamaConfig, {"num_key_value_heads": 6}),
@@ -82,6 +91,7 @@ VARIANTS = [
     Variant("llama-gelu", LlamaConfig, {"hidden_act": "gelu_pytorch_tanh"}),
     Variant("llama-theta", LlamaConfig, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
     *ropes("llama", LlamaConfig),
+    Variant("llama-longrope", LlamaConfig, LONG),
     Variant("gpt-neox-parallel", GPTNeoXConfig),
     Variant("gpt-neox-sequential", GPTNeoXConfig, {"use_parallel_residual": False}),
     Variant("gpt-neox-full-rotary", GPTNeoXConfig, {"rotary_pct": 1.0}),
@@ -103,6 +113,7 @@ VARIANTS = [
     Variant("mistral-window-of-one", MistralConfig, {"sliding_window": 1}),
     Variant("mistral-no-window", MistralConfig, {"sliding_window": None, "head_dim": 16}),
     *ropes("mistral", MistralConfig),
+    Variant("mistral-longrope", MistralConfig, LONG),
     Variant("qwen2", Qwen2Config),
     Variant("qwen2-tied", Qwen2Config, {"tie_word_embeddings": True}),
     Variant("qwen2-upper-window", Qwen2Config, SLIDING),
@@ -112,6 +123,7 @@ VARIANTS = [
         {**SLIDING, "layer_types": ["sliding_attention", "full_attention"]},
     ),
     *ropes("qwen2", Qwen2Config, **SLIDING),
+    Variant("qwen2-longrope", Qwen2Config, LONG),
     Variant("qwen3", Qwen3Config),
     Variant("qwen3-bias", Qwen3Config, {"attention_bias": True}),
     Variant("qwen3-upper-window", Qwen3Config, SLIDING),
@@ -143,16 +155,7 @@ VARIANTS = [
     Variant(
         "gemma3-text-caps", Gemma3TextConfig, {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}
     ),
-    Variant(
-        "gemma3-text-linear",
-        Gemma3TextConfig,
-        {
-            "rope_parameters": {
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
-            }
-        },
-    ),
+    *GEMMA3_ROPES,
     Variant("olmo", OlmoConfig),
     Variant("olmo-clipped", OlmoConfig, {"clip_qkv": 0.5, "attention_bias": True}),
     *ropes("olmo", OlmoConfig),
@@ -162,7 +165,17 @@ VARIANTS = [
     Variant("phi3", Phi3Config),
     Variant("phi3-window", Phi3Config, {"sliding_window": WINDOW, "tie_word_embeddings": True}),
     Variant("phi3-partial", Phi3Config, {"partial_rotary_factor": 0.5}),
-    Variant("phi3-longrope", Phi3Config, {"original_max_position_embeddings": ORIGINAL, **LONGROPE}),
+    # No rope type but these two: transformers' phi3 refuses the others.
+    Variant("phi3-longrope", Phi3Config, {"original_max_position_embeddings": ORIGINAL, **LONG}),
+    Variant(
+        "phi3-longrope-partial",
+        Phi3Config,
+        {
+            "num_attention_heads": 4,  # of 12 dimensions, 8 of them rotated
+            "original_max_position_embeddings": ORIGINAL,
+            "rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.67},
+        },
+    ),
     Variant("seed-oss", SeedOssConfig),
     Variant(
         "seed-oss-switched",

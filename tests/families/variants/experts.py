@@ -6,7 +6,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from tests.families.variants.base import COMMON, LLAMA3, SLIDING, TINY, WINDOW, YARN, Variant
+from tests.families.variants.base import COMMON, SLIDING, TINY, WINDOW, Variant, ropes
 
 EXPERTS = {
     **COMMON,
@@ -27,9 +27,7 @@ VARIANTS = [
     Variant("mixtral-window", MixtralConfig, {"sliding_window": WINDOW, "head_dim": 16}),
     Variant("mixtral-one-expert", MixtralConfig, {"num_experts_per_tok": 1}),
     Variant("mixtral-all-experts", MixtralConfig, {"num_experts_per_tok": 6}),
-    Variant(
-        "mixtral-yarn", MixtralConfig, {"head_dim": 8, "rope_parameters": {"rope_theta": 10_000.0, **YARN}}
-    ),
+    *ropes("mixtral", MixtralConfig, head_dim=8),
     Variant("qwen2-moe", Qwen2MoeConfig),
     Variant("qwen2-moe-norm-topk", Qwen2MoeConfig, {"norm_topk_prob": True}),
     Variant("qwen2-moe-no-bias", Qwen2MoeConfig, {"qkv_bias": False}),
@@ -45,11 +43,11 @@ VARIANTS = [
         Qwen2MoeConfig,
         {**SLIDING, "layer_types": ["full_attention", "sliding_attention"]},
     ),
-    Variant("qwen2-moe-llama3", Qwen2MoeConfig, {"rope_parameters": {"rope_theta": 10_000.0, **LLAMA3}}),
+    *ropes("qwen2-moe", Qwen2MoeConfig),
     Variant("qwen3-moe", Qwen3MoeConfig),
     Variant("qwen3-moe-norm-topk", Qwen3MoeConfig, {"norm_topk_prob": True}),
     Variant("qwen3-moe-bias", Qwen3MoeConfig, {"attention_bias": True, "tie_word_embeddings": True}),
     Variant("qwen3-moe-sparse-step", Qwen3MoeConfig, {"decoder_sparse_step": 2, "mlp_only_layers": [1]}),
     Variant("qwen3-moe-window", Qwen3MoeConfig, SLIDING),
-    Variant("qwen3-moe-yarn", Qwen3MoeConfig, {"rope_parameters": {"rope_theta": 10_000.0, **YARN}}),
+    *ropes("qwen3-moe", Qwen3MoeConfig),
 ]

@@ -6,7 +6,10 @@ from typing import Any
 from transformers import Gemma3Config, Gemma3TextConfig, Ministral3Config, Mistral3Config, MistralConfig
 
 from tests.families.variants.base import COMMON, ORIGINAL, WINDOW, YARN, Variant, ropes
-from tests.families.variants.dense import TINY  # with what the language models alone are tested by
+from tests.families.variants.dense import (
+    GEMMA3_ROPES,
+    TINY,
+)  # with what the language models alone are tested by
 
 VISION = {
     "hidden_size": 16,
@@ -51,10 +54,7 @@ def mistral3(name: str, text: type, tied: bool | None = None, **changes: Any) ->
 VARIANTS = [
     gemma3("gemma3", {}),
     gemma3("gemma3-untied", {"tie_word_embeddings": False}, tie_word_embeddings=False),
-    gemma3(
-        "gemma3-linear",
-        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}},
-    ),
+    *(gemma3(v.name.replace("-text", ""), v.changes) for v in GEMMA3_ROPES),
     Variant("ministral3", Ministral3Config),
     Variant("ministral3-tied", Ministral3Config, {"tie_word_embeddings": True}),
     Variant("ministral3-window", Ministral3Config, {"sliding_window": WINDOW}),
@@ -74,5 +74,6 @@ VARIANTS = [
     mistral3("mistral3-tied", MistralConfig, tie_word_embeddings=True),
     mistral3("mistral3-tied-by-the-whole", MistralConfig, tied=True, tie_word_embeddings=False),
     mistral3("mistral3-untied-by-the-whole", MistralConfig, tied=False, tie_word_embeddings=True),
+    *(mistral3(v.name, MistralConfig, **v.changes) for v in ropes("mistral3", MistralConfig)),
     mistral3("mistral3-ministral", Ministral3Config),
 ]

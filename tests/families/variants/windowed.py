@@ -2,7 +2,7 @@
 
 from transformers import Exaone4Config, Olmo3Config
 
-from tests.families.variants.base import COMMON, ROPES, TINY, WINDOW, Variant, ropes
+from tests.families.variants.base import COMMON, TINY, WINDOW, Variant, full_attention_ropes, ropes
 
 WINDOWED = {
     **COMMON,
@@ -12,7 +12,6 @@ WINDOWED = {
     "sliding_window": WINDOW,
 }
 FULL_FIRST = {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]}
-UNSCALED = {"rope_type": "default", "rope_theta": 5_000.0}
 TINY |= {
     Olmo3Config: {**WINDOWED, "pad_token_id": None},
     Exaone4Config: {**WINDOWED, "head_dim": 16},
@@ -22,20 +21,7 @@ VARIANTS = [
     Variant("olmo3", Olmo3Config),
     Variant("olmo3-bias", Olmo3Config, {"attention_bias": True, "tie_word_embeddings": True}),
     Variant("olmo3-layer-types", Olmo3Config, {**FULL_FIRST, "num_key_value_heads": None}),
-    *(
-        Variant(
-            f"olmo3-{name}",
-            Olmo3Config,
-            {
-                **FULL_FIRST,
-                "rope_parameters": {
-                    "full_attention": {"rope_theta": 10_000.0, **rope},
-                    "sliding_attention": UNSCALED,
-                },
-            },
-        )
-        for name, rope in ROPES.items()
-    ),
+    *full_attention_ropes("olmo3", Olmo3Config, **FULL_FIRST),
     Variant("exaone4", Exaone4Config),
     Variant("exaone4-pattern", Exaone4Config, {"sliding_window_pattern": 2, "tie_word_embeddings": True}),
     Variant("exaone4-layer-types", Exaone4Config, FULL_FIRST),

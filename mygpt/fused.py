@@ -1,0 +1,68 @@
+"""One token's step through a block of the commonest kind, in one call of a kernel.
+
+Shapes: B sequences, C hidden size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mygpt import kernels
+from mygpt.attention import Attention
+from mygpt.cache import LayerCache
+from mygpt.context import Context
+from mygpt.linear import FusedLinear, Linear
+from mygpt.mlp import GatedMLP
+from mygpt.norm import OnePlusRMSNorm, RMSNorm
+
+_LINEARS = (Linear, FusedLinear)
+
+
+class FusedBlock:
+    """The parts of `mygpt.model.Block`, where there are kernels for all of them: `fuse` makes it."""
+
+    def __init__(
+        self, norms: tuple[nn.RMSNorm, nn.RMSNorm], attention: Attention, mlp: GatedMLP, scale: float
+    ) -> None:
+        linears = attention.qkv, attention.output, mlp.gate_up, mlp.down
+        self.attention = attention
+        # The modules' own dictionaries: a weight that was replaced since is noticed, at little cost.
+        self.held = [(module._parameters, module.weight) for module in (*linears, *norms)]
+        self.kernel = kernels.Block(
+            [kernels.matrix(linear.weight, linear.bias) for linear in linears],
+            [norm.weight for norm in norms],
+            activation=mlp.activation_name,
+            eps=norms[0].eps or 0.0,
+            offset=float(isinstance(norms[0], OnePlusRMSNorm)),
+            residual_scale=scale,
+        )
+
+    def is_current(self) -> bool:
+        """Whether the weights are still those that the kernel was told of."""
+        return all(parameters["weight"] is weight for parameters, weight in self.held)
+
+    def __call__(self, x: Tensor, context: Context, cache: LayerCache) -> Tensor:
+        """x (B, 1, C) to the same shape."""
+        return self.kernel(x, self.attention.kernel_call(context, cache))
+
+
+def fuse(
+    norms: tuple[nn.Module, nn.Module], attention: nn.Module, mlp: nn.Module, scale: float, x: Tensor
+) -> FusedBlock | None:
+    """A block's parts as one, or None where one of them is of a kind, or a dtype unlike x's, that no kernel takes."""
+    first, second = norms
+    if not (type(attention) is Attention and attention.is_plain and type(mlp) is GatedMLP):
+        return None
+    if attention._forward_hooks or mlp._forward_hooks:  # tensor parallelism adds up the ranks' sums there
+        return None
+    if not (isinstance(first, RMSNorm | OnePlusRMSNorm) and isinstance(second, type(first))):
+        return None
+    linears = attention.qkv, attention.output, mlp.gate_up, mlp.down
+    slots = attention.qkv.slots
+    fits = (
+        mlp.activation_name in kernels.ACTIVATIONS
+        and slots["q"] <= kernels.MAX_GROUP * slots["k"]
+        and all(type(linear) in _LINEARS for linear in linears)
+        and all(kernels.fits_linear(x[..., :1, :], linear.weight) for linear in linears)
+    )
+    return FusedBlock((first, second), attention, mlp, scale) if fits else None

@@ -1,0 +1,26 @@
+"""Kernels in C for decoding on the CPU, where a step of a few tokens is bound by reading the weights.
+
+Each has a plain PyTorch counterpart in the model's code, which is taken wherever the kernel does not fit.
+"""
+
+from mygpt.kernels.block import Block as Block
+from mygpt.kernels.build import library as library
+from mygpt.kernels.ops import ACTIVATIONS as ACTIVATIONS
+from mygpt.kernels.ops import MAX_GROUP as MAX_GROUP
+from mygpt.kernels.ops import Attention as Attention
+from mygpt.kernels.ops import Matrix as Matrix
+from mygpt.kernels.ops import attend as attend
+from mygpt.kernels.ops import attends as attends
+from mygpt.kernels.ops import attention_call as attention_call
+from mygpt.kernels.ops import fits as fits
+from mygpt.kernels.ops import fits_gated as fits_gated
+from mygpt.kernels.ops import fits_linear as fits_linear
+from mygpt.kernels.ops import fits_norm as fits_norm
+from mygpt.kernels.ops import fits_step as fits_step
+from mygpt.kernels.ops import fourbit_linear as fourbit_linear
+from mygpt.kernels.ops import gated_linear as gated_linear
+from mygpt.kernels.ops import has_fourbit as has_fourbit
+from mygpt.kernels.ops import int8_linear as int8_linear
+from mygpt.kernels.ops import linear as linear
+from mygpt.kernels.ops import matrix as matrix
+from mygpt.kernels.ops import rms_norm as rms_norm

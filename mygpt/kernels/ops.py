@@ -1,0 +1,260 @@
+"""The kernels as functions of tensors. Shapes: N rows (at most MAX_ROWS) of x, all its leading dimensions together."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Mapping
+from ctypes import c_float, c_long, c_void_p
+
+import torch
+from torch import Tensor
+
+from mygpt.kernels.build import library
+
+# Rows of x that linear.c holds sums for. With more, arithmetic is the limit, and torch's products are better at it;
+# with fewer already in bfloat16 on a CPU with matrix units (AMX): benchmarks/linear.py.
+MAX_ROWS = 16
+MAX_ROWS_BESIDE_AMX = 4
+_MOST_NUMBERS = 1 << 18  # of x: more are no step of a few tokens
+MAX_DIM, MAX_GROUP = 256, 64  # attention.c's
+
+# Numbers as in vectors.h.
+TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
+_INT8, _FOURBIT = 2, 3
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+
+
+@functools.cache
+def max_rows(dtype: torch.dtype) -> int:
+    """Rows of x up to which the kernels are the fastest way to multiply weights of a dtype."""
+    amx = dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    return MAX_ROWS_BESIDE_AMX if amx else MAX_ROWS
+
+
+class Matrix(ctypes.Structure):
+    """`Matrix` of vectors.h."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("scales", c_void_p),
+        ("table", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_long),
+        ("outputs", c_long),
+        ("type", c_long),
+    )
+
+
+class Attention(ctypes.Structure):
+    """`Attention` of vectors.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("q", "k", "v", "cos", "sin", "keys", "values", "positions", "y")),
+        *((name, c_long) for name in ("q_stride", "k_stride", "v_stride", "sequence_stride", "head_stride")),
+        *(
+            (name, c_long)
+            for name in ("batch", "heads", "kv_heads", "dim", "rotated", "slots", "seen", "type")
+        ),
+        ("scale", c_float),
+    )
+
+
+def fits(x: Tensor) -> bool:
+    """Whether kernels can work on x: few enough numbers on a CPU that has kernels, and nothing that records them."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.is_cpu
+        and x.dtype in TYPES
+        and 0 < x.numel() <= _MOST_NUMBERS
+        and not x.requires_grad
+        and library() is not None
+    )
+
+
+def fits_step(x: Tensor, keys: Tensor) -> bool:
+    """Whether `Block` takes x (B, 1, C), by its cache's keys (B, K, S, D)."""
+    return fits(x) and x.shape[1] == 1 and len(x) <= max_rows(x.dtype) and _attends(x.dtype, keys)
+
+
+def fits_norm(x: Tensor, weight: Tensor) -> bool:
+    """Whether `rms_norm` takes x (…, C) and weight (C,)."""
+    return fits(x) and weight.dtype is x.dtype and not weight.requires_grad
+
+
+def fits_linear(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` and `gated_linear` take x (…, in) and weight (out, in): at most `max_rows`."""
+    return (
+        fits(x)
+        and x.numel() <= max_rows(x.dtype) * x.shape[-1]
+        and weight.dtype is x.dtype
+        and weight.is_contiguous()
+        and not weight.requires_grad
+    )
+
+
+def fits_gated(x: Tensor, weight: Tensor, activation: str) -> bool:
+    """Whether `gated_linear` takes them."""
+    return activation in ACTIVATIONS and fits_linear(x, weight)
+
+
+def matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
+    """What the C side is told of a weight (out, in), float32 or bfloat16, and its bias (out,)."""
+    out, inputs = weight.shape
+    return Matrix(weight.data_ptr(), 0, 0, _pointer(bias), inputs, out, TYPES[weight.dtype])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (…, in) times weight (out, in), transposed, plus bias (out,); sums in float32."""
+    return _product(x, matrix(weight, bias))
+
+
+def int8_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (…, in) times weight (out, in) int8 times scales (out,) float32, plus bias (out,)."""
+    return _product(
+        x, Matrix(weight.data_ptr(), scales.data_ptr(), 0, _pointer(bias), x.shape[-1], len(weight), _INT8)
+    )
+
+
+def has_fourbit() -> bool:
+    """Whether this CPU has what `fourbit_linear` needs (AVX512)."""
+    found = library()
+    return found is not None and bool(found.mygpt_has_fourbit())
+
+
+def fourbit_linear(
+    x: Tensor, packed: Tensor, absmax: Tensor, table: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """x (…, in) times weights of 4 bits in bitsandbytes' layout, plus bias (out,). `in` is a multiple of 64.
+
+    Args:
+        x: float32 or bfloat16.
+        packed: out * in / 2 uint8, two numbers of a row each, the first in the high half.
+        absmax: (out * in / 64,) float32, the factors of 64 numbers each.
+        table: (16,) float32, the numbers that the 4 bits stand for.
+        bias: of x's dtype.
+    """
+    out = packed.numel() * 2 // x.shape[-1]
+    pointers = packed.data_ptr(), absmax.data_ptr(), table.data_ptr(), _pointer(bias)
+    return _product(x, Matrix(*pointers, x.shape[-1], out, _FOURBIT))
+
+
+def _product(x: Tensor, matrix: Matrix) -> Tensor:
+    x = x.contiguous()
+    rows = x.numel() // matrix.inputs
+    y = x.new_empty((*x.shape[:-1], matrix.outputs))
+    pointers = ctypes.byref(matrix), TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows), None
+    _library().mygpt_linear(torch.get_num_threads(), *pointers, c_float(1), c_void_p(y.data_ptr()))
+    return y
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """activation(x G^T) * (x U^T), (…, width), for weight (2 * width, in): G above U."""
+    x = x.contiguous()
+    rows = x.numel() // x.shape[-1]
+    y = x.new_empty((*x.shape[:-1], len(weight) // 2))
+    pointers = ctypes.byref(matrix(weight, bias)), TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows)
+    _library().mygpt_gated(
+        torch.get_num_threads(), *pointers, ACTIVATIONS[activation], c_void_p(y.data_ptr())
+    )
+    return y
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """x / rms(x) * (offset + weight) over the last dimension, all in float32 until the end."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    width = x.shape[-1]
+    pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), c_void_p(weight.data_ptr())
+    sizes = c_long(x.numel() // width), c_long(width), c_float(eps), c_float(offset)
+    _library().mygpt_norm(1, *pointers, *sizes, c_void_p(y.data_ptr()))
+    return y
+
+
+def attends(qk: Tensor, keys: Tensor) -> bool:
+    """Whether `attend` takes qk (B, T, H + K, D) and a cache's keys (B, K, S, D): T is 1, and D a multiple of 16."""
+    return (
+        fits(qk)
+        and qk.shape[1] == 1
+        and _attends(qk.dtype, keys)
+        and qk.shape[2] <= MAX_GROUP * keys.shape[1]
+    )
+
+
+def _attends(dtype: torch.dtype, keys: Tensor) -> bool:
+    dim = keys.shape[-1]
+    return keys.dtype is dtype and dim % 16 == 0 and dim <= MAX_DIM
+
+
+def attend(qk: Tensor, v: Tensor, call: Attention) -> Tensor:
+    """One new token of each sequence: rotate q and k, write k and v to the cache, attend to what it holds then.
+
+    Args:
+        qk: (B, 1, H + K, D), as v dense in the last two dimensions.
+        v: (B, 1, K, D).
+        call: from `attention_call`.
+
+    Returns:
+        (B, 1, H, D).
+    """
+    heads, dim = call.heads, call.dim
+    y = qk.new_empty((len(qk), 1, heads, dim))
+    call.q, call.v, call.y = qk.data_ptr(), v.data_ptr(), y.data_ptr()
+    call.k = call.q + heads * dim * qk.element_size()
+    call.q_stride = call.k_stride = qk.stride(0)
+    call.v_stride = v.stride(0)
+    _library().mygpt_attention(torch.get_num_threads(), ctypes.byref(call))
+    return y
+
+
+def attention_call(
+    heads: int,
+    tables: tuple[Tensor, Tensor] | None,
+    cache: tuple[Tensor, Tensor],
+    slots: int,
+    positions: Tensor,
+    end: int,
+    scale: float | None,
+) -> Attention:
+    """What the C side is told of the cache and the tokens' places.
+
+    Args:
+        heads: of the queries.
+        tables: cos and sin (B, 1, 1, R) as `mygpt.rope.rotate` takes them; None: nothing is rotated.
+        cache: keys and values (B, K, S, D).
+        slots: the token at position p stands in slot p modulo this.
+        positions: (B, 1) int64 of the new tokens.
+        end: the place after the last of them.
+        scale: of scores; 1 / sqrt(D) by default.
+    """
+    keys, values = cache
+    batch, kv_heads, _, dim = keys.shape
+    sequence_stride, head_stride, _, _ = keys.stride()
+    call = Attention(
+        keys=keys.data_ptr(),
+        values=values.data_ptr(),
+        positions=positions.data_ptr(),
+        sequence_stride=sequence_stride,
+        head_stride=head_stride,
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=dim,
+        slots=slots,
+        seen=min(end, slots),
+        type=TYPES[keys.dtype],
+        scale=dim**-0.5 if scale is None else scale,
+    )
+    if tables is not None:
+        call.cos, call.sin, call.rotated = tables[0].data_ptr(), tables[1].data_ptr(), tables[0].shape[-1]
+    return call
+
+
+def _pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _library() -> ctypes.CDLL:
+    found = library()
+    assert found is not None, "ask `fits` first"
+    return found

@@ -1,0 +1,110 @@
+// What Python calls: each function is one parallel region.
+#include "vectors.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+// Working memory of the calling thread, which grows and stays: fresh pages cost more than the work on them.
+static void *scratch(long bytes) {
+    static _Thread_local void *memory;
+    static _Thread_local long size;
+    if (bytes > size) {
+        free(memory);
+        memory = aligned_alloc(64, size = (bytes + 4095) / 4096 * 4096);
+    }
+    return memory;
+}
+
+// y = x / rms(x) * (offset + weight): rows (rows, width), shared by the team.
+static void norm(int type, const void *x, const void *weight, long rows, long width, float eps, float offset,
+                 void *y) {
+#pragma omp for
+    for (long n = 0; n < rows; n++) {
+        const void *xs = at(x, type, n * width);
+        void *ys = (void *)at(y, type, n * width);
+        vec total = splat(0);
+        long i = 0;
+        for (; i + LANES <= width; i += LANES) total += load(type, xs, i) * load(type, xs, i);
+        float squares = sum(total);
+        for (; i < width; i++) squares += load1(type, xs, i) * load1(type, xs, i);
+        const float scale = 1 / sqrtf(squares / width + eps);
+        for (i = 0; i + LANES <= width; i += LANES) {
+            vec normed = load(type, xs, i) * scale;
+            store(type, ys, i, normed * (load(type, weight, i) + offset));
+        }
+        for (; i < width; i++) {
+            float normed = load1(type, xs, i) * scale;
+            store1(type, ys, i, normed * (load1(type, weight, i) + offset));
+        }
+    }
+}
+
+// Whether products of 4-bit weights were compiled: they look numbers up by an instruction of AVX512.
+EXPORT int mygpt_has_fourbit(void) {
+#ifdef __AVX512F__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+EXPORT void mygpt_norm(int threads, int type, const void *x, const void *weight, long rows, long width, float eps,
+                       float offset, void *y) {
+    norm(type, x, weight, rows, width, eps, offset, y); // so little that a team would take longer to meet
+}
+
+EXPORT void mygpt_linear(int threads, const Matrix *m, int type, const void *x, long rows, const void *residual,
+                         float alpha, void *y) {
+    float *packed = scratch(m->type == FOURBIT ? rows * m->in * sizeof(float) : 0);
+#pragma omp parallel num_threads(threads)
+    product(m, type, x, rows, residual, alpha, packed, y);
+}
+
+EXPORT void mygpt_gated(int threads, const Matrix *m, int type, const void *x, long rows, int activation, void *y) {
+    float *packed = scratch(m->type == FOURBIT ? rows * m->in * sizeof(float) : 0);
+#pragma omp parallel num_threads(threads)
+    gated_product(m, type, x, rows, activation, packed, y);
+}
+
+EXPORT void mygpt_attention(int threads, const Attention *a) {
+    float *memory = scratch(attention_scratch(a) * sizeof(float));
+#pragma omp parallel num_threads(threads)
+    attention(a, memory);
+}
+
+// Weights of a block of the kind `mygpt.model.Block`, with RMS norms and a gated MLP.
+typedef struct {
+    Matrix qkv, output, gate_up, down;
+    const void *attention_norm, *mlp_norm;
+    long activation;
+    float eps, offset, residual_scale;
+} Block;
+
+// y (batch, width) = the block of x (batch, width). Of `a`, the places of q, k, v and y are filled in here.
+EXPORT void mygpt_block(int threads, const Block *w, Attention *a, const void *x, void *y) {
+    const long rows = a->batch, width = w->down.out, inner = w->down.in, fused = w->qkv.out, heads = w->output.in;
+    const long size = size_of(a->type), most = inner > width ? inner : width, packs = most > heads ? most : heads;
+    const long floats = attention_scratch(a) + rows * packs, numbers = rows * (2 * width + fused + heads + inner);
+    float *rest = scratch(floats * sizeof(float) + numbers * size), *packed = rest + attention_scratch(a);
+    char *normed = (char *)(rest + floats), *middle = normed + rows * width * size;
+    char *qkv = middle + rows * width * size, *attended = qkv + rows * fused * size;
+    char *hidden = attended + rows * heads * size;
+    const int type = a->type;
+    a->q = qkv;
+    a->k = qkv + a->heads * a->dim * size;
+    a->v = qkv + (a->heads + a->kv_heads) * a->dim * size;
+    a->q_stride = a->k_stride = a->v_stride = fused;
+    a->y = attended;
+#pragma omp parallel num_threads(threads)
+    {
+        norm(type, x, w->attention_norm, rows, width, w->eps, w->offset, normed);
+        product(&w->qkv, type, normed, rows, NULL, 0, packed, qkv);
+#pragma omp barrier
+        attention(a, rest);
+        product(&w->output, type, attended, rows, x, w->residual_scale, packed, middle);
+#pragma omp barrier
+        norm(type, middle, w->mlp_norm, rows, width, w->eps, w->offset, normed);
+        gated_product(&w->gate_up, type, normed, rows, w->activation, packed, hidden);
+#pragma omp barrier
+        product(&w->down, type, hidden, rows, middle, w->residual_scale, packed, y);
+    }
+}

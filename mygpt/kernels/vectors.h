@@ -1,0 +1,154 @@
+// Sixteen numbers at a time, by GCC's vector extensions: the compiler maps them to what the CPU has.
+#pragma once
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(64)));
+typedef float half __attribute__((vector_size(32)));
+typedef float quarter __attribute__((vector_size(16)));
+typedef int32_t ivec __attribute__((vector_size(64)));
+typedef uint32_t uvec __attribute__((vector_size(64)));
+typedef uint16_t bf16vec __attribute__((vector_size(32)));
+typedef int8_t i8vec __attribute__((vector_size(16)));
+typedef int16_t i16vec __attribute__((vector_size(32)));
+
+// How numbers lie in memory. ops.py has the same list.
+enum { F32, BF16, INT8, FOURBIT };
+
+INLINE long size_of(int type) { return type == F32 ? 4 : type == BF16 ? 2 : 1; }
+INLINE const void *at(const void *p, int type, long i) { return (const char *)p + i * size_of(type); }
+INLINE vec splat(float x) { return x - (vec){}; }
+
+// Numbers i to i + 15 of an array, as float32.
+INLINE vec load(int type, const void *p, long i) {
+    if (type == BF16) {
+        bf16vec x;
+        memcpy(&x, (const uint16_t *)p + i, sizeof x);
+        return (vec)(__builtin_convertvector(x, uvec) << 16);
+    }
+#ifdef __AVX512F__
+    if (type == INT8) { // GCC 12 takes four times as many instructions
+        __m128i x = _mm_loadu_si128((const __m128i *)((const int8_t *)p + i));
+        return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x));
+    }
+#endif
+    if (type == INT8) {
+        i8vec x;
+        memcpy(&x, (const int8_t *)p + i, sizeof x);
+        ivec wide = __builtin_convertvector(__builtin_convertvector(x, i16vec), ivec);
+        return __builtin_convertvector(wide, vec);
+    }
+    vec x;
+    memcpy(&x, (const float *)p + i, sizeof x);
+    return x;
+}
+
+INLINE float load1(int type, const void *p, long i) {
+    if (type == INT8) return ((const int8_t *)p)[i];
+    if (type == F32) return ((const float *)p)[i];
+    uint32_t bits = (uint32_t)((const uint16_t *)p)[i] << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// Rounds to the nearest, ties to even, as torch does.
+INLINE void store(int type, void *p, long i, vec x) {
+    if (type == F32) {
+        memcpy((float *)p + i, &x, sizeof x);
+        return;
+    }
+    uvec bits = (uvec)x;
+    uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    uvec nan = (uvec)(x != x);
+    bf16vec y = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), bf16vec);
+    memcpy((uint16_t *)p + i, &y, sizeof y);
+}
+
+INLINE void store1(int type, void *p, long i, float x) {
+    if (type == F32) {
+        ((float *)p)[i] = x;
+        return;
+    }
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    ((uint16_t *)p)[i] = x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+INLINE float rounded(int type, float x) {
+    uint16_t bits;
+    if (type == F32) return x;
+    store1(BF16, &bits, 0, x);
+    return load1(BF16, &bits, 0);
+}
+
+INLINE float sum(vec x) {
+    union { vec whole; half half[2]; } a = {x};
+    union { half whole; quarter half[2]; } b = {a.half[0] + a.half[1]};
+    quarter c = b.half[0] + b.half[1];
+    return (c[0] + c[1]) + (c[2] + c[3]);
+}
+
+// e^x to 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
+INLINE vec exponential(vec x) {
+    const float magic = 12582912; // 1.5 * 2^23: what is added to it is rounded to a whole number
+    x = (vec)(((ivec)x & (x > -87.0f)) | ((ivec)splat(-87) & ~(x > -87.0f)));
+    x = (vec)(((ivec)x & (x < 88.0f)) | ((ivec)splat(88) & ~(x < 88.0f)));
+    vec shifted = x * 1.44269504f + magic;
+    vec n = shifted - magic;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = splat(1.0f / 5040);
+    const float taylor[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1, 1};
+    for (int i = 0; i < 7; i++) p = p * r + taylor[i];
+    return (vec)((ivec)p + ((ivec)shifted << 23)); // the low bits of `shifted` are those of n
+}
+
+// The part of `count` things, in whole groups, that falls to the calling thread of the team.
+INLINE void share(long count, long group, long *first, long *last) {
+    long t = omp_get_thread_num(), n = omp_get_num_threads(), groups = (count + group - 1) / group;
+    *first = groups * t / n * group;
+    *last = groups * (t + 1) / n * group;
+    if (*last > count) *last = count;
+}
+
+typedef struct {
+    const void *weight;  // (out, in), rows end to end
+    const float *scales; // INT8: (out,); FOURBIT: (out * in / 64,), one for 64 numbers in turn
+    const float *table;  // FOURBIT: the 16 values
+    const void *bias;    // (out,) of x's type, or NULL
+    long in, out;
+    long type;
+} Matrix;
+
+enum { SILU, GELU_TANH };
+
+void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, float *packed,
+             void *y);
+void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, float *packed, void *y);
+
+// One new token of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
+typedef struct {
+    const void *q, *k, *v; // (batch, heads, dim), rotated or to be rotated
+    const void *cos, *sin; // (batch, rotated)
+    void *keys, *values;
+    const int64_t *positions; // (batch,)
+    void *y;                  // (batch, heads, dim)
+    long q_stride, k_stride, v_stride, sequence_stride, head_stride; // in numbers
+    long batch, heads, kv_heads, dim, rotated;
+    long slots; // the token at position p is kept in slot p modulo this
+    long seen;  // no sequence has more slots filled than this, the new token's included
+    long type;
+    float scale;
+} Attention;
+
+long attention_scratch(const Attention *a); // float32 numbers
+void attention(const Attention *a, float *scratch);

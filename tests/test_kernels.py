@@ -1,0 +1,238 @@
+"""The kernels equal plain PyTorch, whatever shapes, types, strides and threads; without a compiler there are none."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mygpt import kernels
+from mygpt.cache import KVCache, LayerShape
+from mygpt.config import Config, RopeConfig
+from mygpt.kernels import build, ops
+from mygpt.model import GPT
+
+needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no kernels on this machine")
+DTYPES = [torch.float32, torch.bfloat16]
+# Of the largest number of the result: a float32 sum, or up to three roundings to bfloat16 on the way.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+SHAPES = [(960, 576), (37, 100), (2, 16), (6, 7), (130, 2048)]  # (out, in)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def check(y: Tensor, reference: Tensor) -> None:
+    assert y.shape == reference.shape
+    error = (y.double() - reference).abs().max() / reference.abs().max().clamp(min=0.01)
+    assert error < TOLERANCE[y.dtype]
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_products(shape: tuple[int, int], dtype: torch.dtype, threads: int) -> None:
+    weight, bias = torch.randn(shape).to(dtype), torch.randn(shape[0]).to(dtype)
+    for rows in range(1, 17):
+        x = torch.randn(2 * rows, shape[1]).to(dtype)[::2]  # not contiguous
+        reference = F.linear(x.double(), weight.double(), bias.double())
+        check(kernels.linear(x, weight, bias), reference)
+        check(kernels.linear(x.view(rows, 1, -1), weight), (x.double() @ weight.double().t())[:, None])
+        if shape[0] % 2 == 0:
+            gate, up = reference.chunk(2, dim=-1)
+            check(kernels.gated_linear(x, weight, bias, "silu"), F.silu(gate) * up)
+            gelu = F.gelu(gate, approximate="tanh")
+            check(kernels.gated_linear(x, weight, bias, "gelu_tanh"), gelu * up)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_quantized_products(rows: int, dtype: torch.dtype, threads: int) -> None:
+    for out, width in SHAPES:
+        x, bias = torch.randn(rows, width).to(dtype), torch.randn(out).to(dtype)
+        weight, scales = torch.randint(-127, 128, (out, width), dtype=torch.int8), torch.rand(out)
+        reference = F.linear(x.double(), weight * scales[:, None].double(), bias.double())
+        check(kernels.int8_linear(x, weight, scales, bias), reference)
+
+
+@needs_kernels
+@pytest.mark.skipif(not kernels.has_fourbit(), reason="needs AVX512")
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_four_bits_as_bitsandbytes_has_them(dtype: torch.dtype, kind: str, threads: int) -> None:
+    functional = pytest.importorskip("bitsandbytes.functional")
+    for out, width in [(6, 64), (37, 576), (130, 2048)]:
+        weight = torch.randn(out, width)
+        packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type=kind)
+        restored = functional.dequantize_4bit(packed, state).double()
+        for rows in (1, 3, 16):
+            x = torch.randn(rows, width).to(dtype)
+            y = kernels.fourbit_linear(x, packed, state.absmax, state.code)
+            check(y, x.double() @ restored.t())
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_rms_norm(dtype: torch.dtype, offset: float) -> None:
+    for width in (576, 100, 7):
+        x, weight = torch.randn(4, width, 3).to(dtype).transpose(1, 2), torch.randn(width).to(dtype)
+        reference = F.rms_norm(x.double(), (width,), weight.double() + offset, 1e-5)
+        check(kernels.rms_norm(x, weight, 1e-5, offset), reference)
+
+
+def llama(**changes: object) -> Config:
+    sizes = {
+        "vocab_size": 64,
+        "n_layers": 2,
+        "hidden_size": 48,
+        "n_heads": 6,
+        "n_kv_heads": 2,
+        "head_dim": 32,
+    }
+    facts = {"intermediate_size": 72, "context_length": 512, "rope": RopeConfig(dim=32)}
+    return Config(**{**sizes, **facts, **changes})  # type: ignore[arg-type]
+
+
+CONFIGS = {
+    "llama": llama(),
+    "partly rotated, biases": llama(rope=RopeConfig(dim=16), attention_bias=True, mlp_bias=True),
+    "one key head": llama(n_kv_heads=1, n_heads=3),
+    "window": llama(layer_windows=(0, 40)),
+    "query norm": llama(qk_norm="head"),
+    "not rotated": llama(unrotated_layers=(1,)),
+    "gemma": llama(norm="rms_one_plus", activation="gelu_tanh", residual="sandwich"),
+    "scaled": llama(residual_scale=0.3, attention_scale=0.2),
+    "softcap": llama(attention_softcap=5.0),
+    "experts' width": llama(head_dim=80, rope=RopeConfig(dim=80)),
+}
+
+
+def random_model(config: Config, dtype: torch.dtype) -> GPT:
+    model = GPT(config).to(dtype).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.2)
+    return model
+
+
+def steps(model: GPT, prompts: Tensor, lengths: list[int], new: Tensor) -> Tensor:
+    """Logits of a prefill and of single steps after it, of sequences of different lengths."""
+    shapes = [LayerShape(model.config.n_kv_heads, model.config.head_dim, w) for w in model.config.windows]
+    dtype = model.embed.weight.dtype
+    cache = KVCache(shapes, len(prompts), 400, [torch.device("cpu")] * len(shapes), dtype)
+    last = torch.tensor(lengths) - 1
+    logits = [model(prompts, cache, last=last)]
+    cache.advance(lengths)
+    for ids in new:
+        logits.append(model(ids[:, None], cache, last=torch.zeros(len(prompts), dtype=torch.long)))
+        cache.advance([1] * len(prompts))
+    return torch.stack(logits)
+
+
+@needs_kernels
+@pytest.mark.parametrize("lengths", [[5], [300], [5, 139, 60], [30, 30]], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_models(name: str, lengths: list[int], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same logits with kernels and without, cache included: over chunks, windows and ragged batches."""
+    model = random_model(CONFIGS[name], torch.float32)
+    prompts, new = torch.randint(64, (len(lengths), max(lengths))), torch.randint(64, (6, len(lengths)))
+    with_kernels = steps(model, prompts, lengths, new)
+    monkeypatch.setattr(ops, "library", lambda: None)
+    check(with_kernels, steps(model, prompts, lengths, new).double())
+
+
+@needs_kernels
+@torch.inference_mode()
+def test_a_whole_block_takes_new_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(llama(), torch.bfloat16)
+    prompts, new = torch.randint(64, (1, 9)), torch.randint(64, (3, 1))
+    before = steps(model, prompts, [9], new)
+    assert all(layer.fused is not None for layer in model.layers)
+    mlp = model.layers[1].mlp
+    mlp.down.weight = torch.nn.Parameter(mlp.down.weight * 2, requires_grad=False)
+    after = steps(model, prompts, [9], new)
+    assert not torch.equal(before, after)
+    monkeypatch.setattr(ops, "library", lambda: None)
+    reference = steps(model, prompts, [9], new).double()
+    assert (after.double() - reference).abs().max() / reference.abs().max() < 0.03
+
+
+def test_what_does_not_fit_is_left_to_torch() -> None:
+    x, weight = torch.randn(2, 32), torch.randn(8, 32)
+    assert not kernels.fits_linear(x.half(), weight.half())
+    assert not kernels.fits_linear(x.bfloat16(), weight)
+    assert not kernels.fits_linear(torch.randn(17, 32), weight)
+    assert not kernels.fits_linear(x, torch.randn(32, 8).t())
+    assert not kernels.fits_linear(x.requires_grad_(), weight)
+    assert not kernels.fits(torch.empty(2, 32, device="meta"))
+    assert not kernels.fits(torch.empty(0, 32))
+
+
+BUILD = "from mygpt.kernels import library; assert library() is not None"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache of compiled kernels."""
+    monkeypatch.setenv("MYGPT_CACHE", str(tmp_path))
+    monkeypatch.delenv("MYGPT_KERNELS", raising=False)
+    build.library.cache_clear()
+    yield tmp_path / "kernels"
+    monkeypatch.undo()
+    build.library.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_a_compiler(fresh: Path, compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("PATH", "/nowhere" if compiler != "false" else "/usr/bin:/bin")
+    assert build.library() is None
+    assert not kernels.fits(torch.ones(1, 16))
+    assert not list(fresh.glob("*"))
+
+
+def test_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYGPT_KERNELS", "0")
+    assert build.library() is None
+
+
+def test_without_a_place_to_write(fresh: Path) -> None:
+    fresh.write_text("a file, no folder")
+    assert build.library() is None
+
+
+@needs_kernels
+def test_a_broken_library_is_made_anew(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    subprocess.run([sys.executable, "-c", BUILD], check=True)  # elsewhere: here it would stay loaded
+    assert capfd.readouterr().err.startswith("compiling")
+    (made,) = fresh.glob("*")
+    size = made.stat().st_size
+    made.write_bytes(b"half a library")
+    assert build.library() is not None
+    assert made.stat().st_size == size
+    assert capfd.readouterr().err.startswith("compiling")
+
+
+@needs_kernels
+def test_processes_may_build_at_the_same_time(fresh: Path) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(subprocess.run, [sys.executable, "-c", BUILD], check=True) for _ in range(3)]
+    assert all(run.result().returncode == 0 for run in runs)
+    assert [path.suffix for path in fresh.glob("*")] == [".so"]
