@@ -22,6 +22,7 @@ COMMANDS = {
     "generate_sequentially": "The same with the layers on several devices, which work in turn.",
     "generate_tp": "The same with a slice of every matrix on each device.",
     "download": "Download a model's weights, or list the supported families.",
+    "plan": "Tell whether a model fits: the memory that a command takes on each device.",
     "convert": "Write a model as a folder of safetensors: cast, quantized, or out of a GGUF file.",
 }
 

@@ -87,6 +87,54 @@ def download(
         raise
 
 
+def find_config(
+    checkpoint: str | None, *, access_token: str | None = None, revision: str | None = None
+) -> Path:
+    """The `config.json` or `.gguf` file that describes a model, of which no weights need be here.
+
+    Args:
+        checkpoint: as in `resolve`, or a `.json` file.
+        access_token: as in `resolve`.
+        revision: as in `resolve`.
+
+    Raises:
+        InputError: there is none.
+        RunError: the download could not be stored.
+    """
+    name = default_model.REPO if checkpoint is None else checkpoint
+    if name.lower().endswith(".json"):
+        if not Path(name).expanduser().is_file():
+            raise InputError(f"no such file: {name!r}")
+        return Path(name).expanduser()
+    if _local_path(name) is not None:
+        path = resolve(name, revision=revision)
+        return path if path.is_file() else path / hub_files.CONFIG
+    repo = _repo_id(name)
+    local = CHECKPOINTS / repo / hub_files.CONFIG
+    if local.is_file() and revision is None:
+        return local
+    if _is_default(repo, revision) and (found := default_model.cached()):
+        return found
+    return _fetch_config(repo, access_token, revision)
+
+
+def _fetch_config(repo: str, access_token: str | None, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
+
+    cached = try_to_load_from_cache(repo, hub_files.CONFIG, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(repo, hub_files.CONFIG, revision=revision, token=access_token))
+    except EntryNotFoundError as error:
+        raise InputError(
+            f"{repo} holds no {hub_files.CONFIG}: choose a repository in the Hugging Face layout"
+        ) from error
+    except (HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise explain(error, repo, revision) from error
+
+
 def _is_default(repo: str, revision: str | None) -> bool:
     return repo == default_model.REPO and revision is None
 

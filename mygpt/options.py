@@ -18,6 +18,13 @@ from mygpt.errors import InputError
 QUANTIZATIONS = ("bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8")
 PRECISIONS = ("32-true", "16-true", "bf16-true")
 STRATEGIES = ("auto", "sequential", "tensor", "fsdp")
+# The commands that run models, and how each shares one among several devices.
+COMMAND_STRATEGIES = {
+    "generate": "auto",
+    "chat": "auto",
+    "generate_sequentially": "sequential",
+    "generate_tp": "tensor",
+}
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 # How the types of options are called, by Python's name for them.
 TYPE_WORDS = {
@@ -169,6 +176,60 @@ class ChatOptions:
         _require(self, "stop", all(self.stop), "a list of texts that are not empty")
         _require(self, "seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
         _one_of("on_overflow", self.on_overflow, ("drop", "error"))
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What to plan for.
+
+    Args:
+        command: generate, chat, generate_sequentially or generate_tp.
+        prompt_tokens: Tokens of a prompt.
+        max_new_tokens: Tokens of an answer; by default what the command generates at most: 50, and in a chat what
+            the context leaves.
+        batch_size: Prompts that run together.
+        num_samples: Answers to each prompt.
+        device_memory: What each device holds, as 40GB or 24GiB; by default what this machine's have free.
+        bandwidth: GB a second that a device reads from its memory; tells the most tokens a second that it allows.
+        compare: A table of all commands by 1, 2, 4, 5 and 8 devices and by quantization.
+        json: Print one JSON object in place of a table.
+    """
+
+    command: str = "generate"
+    prompt_tokens: int = 64
+    max_new_tokens: int | None = None
+    batch_size: int = 1
+    num_samples: int = 1
+    device_memory: str | None = None
+    bandwidth: float | None = None
+    compare: bool = False
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("command", self.command, tuple(COMMAND_STRATEGIES))
+        for name in ("prompt_tokens", "batch_size", "num_samples"):
+            _require(self, name, getattr(self, name) >= 1, "1 or above")
+        _require(
+            self, "max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "1 or above"
+        )
+        _require(self, "bandwidth", self.bandwidth is None or self.bandwidth > 0, "above 0")
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """`device_memory` in bytes.
+
+        Raises:
+            InputError: it is no size.
+        """
+        if self.device_memory is None:
+            return None
+        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])(I?)B", self.device_memory.upper())
+        if size is None or not float(size[1]):
+            raise InputError(
+                f"--device_memory must be a size such as 40GB or 24GiB, it is {self.device_memory!r}"
+            )
+        unit = 1024.0 if size[3] else 1000.0
+        return float(size[1]) * math.pow(unit, {"M": 2, "G": 3, "T": 4}[size[2]])
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def choose_placement(config: Config, options: LoadOptions) -> Placement:
     """
     devices = pick_devices(options.accelerator, options.devices)
     count = len(devices) * options.num_nodes
-    strategy = _choose_strategy(config, options, count)
+    strategy = choose_strategy(config, options, count)
     if strategy is None:
         return Placement(None, (devices[0],), (str(devices[0]),))
     names = tuple(f"{devices[0].type}:{number}" for number in range(count))
@@ -82,7 +82,12 @@ def choose_placement(config: Config, options: LoadOptions) -> Placement:
     return Placement(strategy, (ranks.device,), names, ranks, options.cpu_offload)
 
 
-def _choose_strategy(config: Config, options: LoadOptions, count: int) -> str | None:
+def choose_strategy(config: Config, options: LoadOptions, count: int) -> str | None:
+    """How `count` devices share the model; None for one.
+
+    Raises:
+        InputError: they cannot share it so.
+    """
     listed = isinstance(options.devices, str) and "," in options.devices
     if options.strategy == "auto":
         divides = count in device_counts(config, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -95,9 +95,12 @@ def partition(model: GPT, devices: Sequence[torch.device], free: Sequence[float]
     loads[-1] += end
     mixed = {device.type for device in devices} != {devices[0].type}
     spills = [mixed and device.type == "cpu" for device in devices]
-    for limits_of_spills in (0.0, float("inf")):
-        limits = [limits_of_spills if spill else room for spill, room in zip(spills, free, strict=True)]
-        if (counts := _even(loads, limits)) is not None:
+    places = list(zip(spills, free, strict=True))
+    for limits in (
+        lambda most: [0.0 if spill else min(room, most) for spill, room in places],
+        lambda most: [min(room, most) if spill else room for spill, room in places],
+    ):
+        if (counts := _smallest(loads, limits)) is not None:
             return counts
     need, room = sum(loads) / 1e9, sum(free) / 1e9
     raise InputError(
@@ -106,15 +109,15 @@ def partition(model: GPT, devices: Sequence[torch.device], free: Sequence[float]
     )
 
 
-def _even(loads: Sequence[int], limits: Sequence[float]) -> list[int] | None:
-    """Counts of consecutive loads for each limit, with the smallest largest sum; None where they do not fit."""
-    counts = _fill(loads, limits)
+def _smallest(loads: Sequence[int], limits: Callable[[int], Sequence[float]]) -> list[int] | None:
+    """How many consecutive loads fit under each of `limits(most)`, for the smallest such sum; None where none does."""
+    low, high = -1, sum(loads)
+    counts = _fill(loads, limits(high))
     if counts is None:
         return None
-    low, high = max(loads) - 1, sum(loads)
     while high - low > 1:  # the smallest sum that is enough lies above `low`, and at or below `high`
         middle = (low + high) // 2
-        tried = _fill(loads, [min(limit, middle) for limit in limits])
+        tried = _fill(loads, limits(middle))
         low, high, counts = (middle, high, counts) if tried is None else (low, middle, tried)
     return counts
 
@@ -150,8 +153,14 @@ def end_bytes(model: GPT, device_type: str) -> tuple[int, int]:
 
 def weight_bytes(module: torch.nn.Module, device_type: str) -> int:
     """Bytes that the weights of a module on the meta device will take; quantized ones depend on the kind of device."""
-    total = sum(parameter.nbytes for parameter in module.parameters())
-    for layer in module.modules():
-        if isinstance(layer, QuantizedLinear):
-            total += quantized_bytes(layer, layer.mode, layer.dtype, device_type) - layer.weight.nbytes
-    return total
+    return sum(size for _, size in named_bytes(module, device_type))
+
+
+def named_bytes(module: torch.nn.Module, device_type: str) -> Iterator[tuple[str, int]]:
+    """The same for each weight by its name; a fused layer's are one."""
+    for path, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            size = parameter.nbytes
+            if isinstance(part, QuantizedLinear) and name == "weight":
+                size = quantized_bytes(part, part.mode, part.dtype, device_type)
+            yield f"{path}.{name}", size

@@ -1,0 +1,193 @@
+"""`mygpt plan`: the memory that a command takes on each device."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mygpt.commands.parser import make_parser, parse, take, with_strategy
+from mygpt.errors import InputError
+from mygpt.options import COMMAND_STRATEGIES, LoadOptions, PlanOptions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mygpt.config import Config
+    from mygpt.plan import Plan
+    from mygpt.workspace import Workload
+
+COUNTS = (1, 2, 4, 5, 8)
+QUANTIZATIONS = (None, "bnb.nf4", "bnb.nf4-dq", "bnb.int8")
+COMPARED = (
+    ("generate_sequentially", "sequential"),
+    ("generate_tp", "tensor"),
+    ("generate --strategy fsdp", "fsdp"),
+)
+NEW_TOKENS = 50  # `GenerateOptions.max_new_tokens`
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse the options, plan, print."""
+    parser = make_parser("plan", "Tell how much memory a command takes on each device, and whether it fits.")
+    parser.add_class_arguments(PlanOptions)
+    parser.add_class_arguments(LoadOptions, skip={"compile", "prompt_style"})
+    parsed = parse(parser, arguments)
+    parsed["compile"], parsed["prompt_style"] = False, None
+    options = take(PlanOptions, parsed)
+    strategy = COMMAND_STRATEGIES[options.command]
+    loading = with_strategy(take(LoadOptions, parsed), options.command, strategy)
+    memory = options.memory_bytes
+
+    from mygpt.hub import find_config
+
+    path = find_config(parsed.get("checkpoint"), access_token=loading.access_token, revision=loading.revision)
+
+    from mygpt.plan import make_plan, read_architecture  # torch comes in here
+
+    raw, config = read_architecture(path)
+    work = make_workload(options, config)
+    if options.compare:
+        rows = compare(raw, config, loading, work, memory)
+        _show({"plans": rows}, lambda: _comparison(rows, memory), as_json=options.json)
+        return
+    plan = make_plan(raw, config, loading, work, memory)
+    content = as_json(plan, options, work)
+    _show(content, lambda: _table(content, options.device_memory), as_json=options.json)
+
+
+def make_workload(options: PlanOptions, config: Config) -> Workload:
+    """What is asked of the model; InputError where a prompt does not fit its context."""
+    from mygpt.workspace import Workload
+
+    context, prompt = config.context_length, options.prompt_tokens
+    if prompt >= context:
+        raise InputError(
+            f"--prompt_tokens {prompt} do not fit the model's context of {context} tokens with room for an answer"
+        )
+    new = options.max_new_tokens or (context if options.command == "chat" else NEW_TOKENS)
+    return Workload(prompt, min(prompt + new, context), options.batch_size, options.num_samples)
+
+
+def as_json(plan: Plan, options: PlanOptions, work: Workload) -> dict[str, Any]:
+    """A plan as it is printed."""
+    content: dict[str, Any] = {
+        "command": options.command,
+        "strategy": plan.strategy,
+        "precision": plan.precision,
+        "quantize": plan.quantize,
+        "devices": [
+            {
+                "device": device.device,
+                "weights_bytes": device.weights_bytes,
+                "kv_cache_bytes": device.kv_cache_bytes,
+                "workspace_bytes": device.workspace_bytes,
+                "total_bytes": device.total_bytes,
+            }
+            for device in plan.devices
+        ],
+        "host_peak_bytes": plan.host_peak_bytes,
+        "fits": plan.fits,
+        "device_counts": list(plan.device_counts),
+    }
+    if options.bandwidth is not None:
+        content["tokens_per_s"] = plan.tokens_per_s(options.bandwidth * 1e9, work.rows)
+    return content
+
+
+def compare(
+    raw: dict[str, Any], config: Config, loading: LoadOptions, work: Workload, memory: float | None
+) -> list[dict[str, Any]]:
+    """The fullest device of every command by number of devices and quantization; None where it cannot run so."""
+    from mygpt.plan import make_plan
+
+    rows = []
+    for count in COUNTS:
+        commands = COMPARED if count > 1 else (("generate", "auto"),)
+        for command, strategy in commands:
+            for quantize in QUANTIZATIONS:
+                options = replace(
+                    loading, devices=count, strategy=strategy, quantize=quantize, cpu_offload=False
+                )
+                try:
+                    plan = make_plan(raw, config, options, work, memory)
+                except InputError:
+                    largest, fits, precision = None, None, None
+                else:
+                    largest, fits, precision = plan.largest_bytes, plan.fits, plan.precision
+                rows.append(
+                    {
+                        "command": command,
+                        "devices": count,
+                        "quantize": quantize,
+                        "precision": precision,
+                        "largest_bytes": largest,
+                        "fits": fits,
+                    }
+                )
+    return rows
+
+
+def _show(content: dict[str, Any], table: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(content))
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console.print(table())
+
+
+def _table(content: dict[str, Any], device_memory: str | None) -> Table:
+    from rich.table import Table
+
+    names = ("weights", "kv_cache", "workspace", "total")
+    how = [content["command"], content["strategy"], content["precision"], content["quantize"]]
+    table = Table("device", title=" | ".join(filter(None, how)), title_justify="left")
+    for name in names:
+        table.add_column(name.replace("_", " ").replace("kv", "KV"), justify="right")
+    for device in content["devices"]:
+        table.add_row(device["device"], *(_gb(device[f"{name}_bytes"]) for name in names))
+    limit = f" {device_memory} a device" if device_memory else ""
+    verdict = {True: f"fits{limit}", False: f"does not fit{limit}", None: "whether it fits is not known: see"}
+    fits = verdict[content["fits"]] + (" --device_memory" if content["fits"] is None else "")
+    lines = [
+        fits,
+        f"host memory while loading: {_gb(content['host_peak_bytes'])}",
+        f"generate_tp divides it by {', '.join(map(str, content['device_counts']))}",
+    ]
+    if "tokens_per_s" in content:
+        lines.append(f"at most {content['tokens_per_s']:.1f} tokens/s at that bandwidth")
+    table.caption, table.caption_justify = "\n".join(lines), "left"
+    return table
+
+
+def _comparison(rows: list[dict[str, Any]], memory: float | None) -> Table:
+    from rich.table import Table
+
+    table = Table("devices", "command")
+    precision = next(row["precision"] for row in rows if row["precision"])
+    for quantize in QUANTIZATIONS:
+        table.add_column(quantize or precision, justify="right")
+    for start in range(0, len(rows), len(QUANTIZATIONS)):
+        group = rows[start : start + len(QUANTIZATIONS)]
+        table.add_row(str(group[0]["devices"]), group[0]["command"], *map(_cell, group))
+    says = "yes and no say whether that fits it" if memory is not None else "--device_memory says what fits"
+    table.caption, table.caption_justify = (
+        f"the fullest device's memory; {says}; -: cannot be shared so",
+        "left",
+    )
+    return table
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["largest_bytes"] is None:
+        return "-"
+    mark = {True: " yes", False: "  no", None: ""}[row["fits"]]
+    return _gb(row["largest_bytes"]) + mark
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 5e6 else f"{size / 1e6:.2f} MB"

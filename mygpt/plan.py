@@ -1,0 +1,318 @@
+"""Will it fit? The bytes of a model on each device, by the code of the commands, without its weights.
+
+The model stands on the meta device, where tensors have sizes and no content; it is cast, quantized, partitioned and
+sharded there as it would be while loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mygpt.config import Config
+from mygpt.errors import InputError
+from mygpt.families import read_config
+from mygpt.load import empty_model, pick_mode
+from mygpt.model import GPT
+from mygpt.options import LoadOptions
+from mygpt.parallel.devices import DTYPES, pick_devices
+from mygpt.parallel.placement import choose_strategy
+from mygpt.parallel.sequential import SequentialGPT, named_bytes, partition
+from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
+from mygpt.quantize.linear import quantize_linears
+from mygpt.quantize.modes import Mode
+from mygpt.tokenizer_files import read_json
+from mygpt.workspace import Workload, logits_bytes, read_bytes, workspace_bytes
+
+COPIES = 2  # of the largest weight, that a process has in host memory while it loads: mapped, and cast
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """What one device holds, in bytes.
+
+    `weights_bytes` are exact, `kv_cache_bytes` too; `workspace_bytes` are an estimate from above of what a forward
+    pass takes, layers gathered by fsdp with it. `read_bytes` are what a step of decoding reads.
+    """
+
+    device: str
+    weights_bytes: int
+    kv_cache_bytes: int
+    workspace_bytes: int
+    read_bytes: float
+
+    @property
+    def total_bytes(self) -> int:
+        """All together."""
+        return self.weights_bytes + self.kv_cache_bytes + self.workspace_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model on its devices.
+
+    Attributes:
+        strategy: None for one device.
+        host_peak_bytes: the most that the processes of one machine hold in its memory.
+        fits: whether each device has room; None where that is not known.
+        device_counts: by how many devices tensor parallelism divides the model.
+    """
+
+    strategy: str | None
+    precision: str
+    quantize: str | None
+    devices: tuple[DevicePlan, ...]
+    host_peak_bytes: int
+    fits: bool | None
+    device_counts: tuple[int, ...]
+
+    @property
+    def largest_bytes(self) -> int:
+        """Of the fullest device."""
+        return max(device.total_bytes for device in self.devices)
+
+    def tokens_per_s(self, bandwidth: float, rows: int) -> float:
+        """The most tokens a second that devices allow that read `bandwidth` bytes a second each: the roofline."""
+        reads = [device.read_bytes for device in self.devices]
+        return rows * bandwidth / (sum(reads) if self.strategy == "sequential" else max(reads))
+
+
+def read_architecture(path: Path) -> tuple[dict[str, Any], Config]:
+    """The content and the meaning of a `config.json`, or of the header of a GGUF file.
+
+    Raises:
+        InputError: it is missing or broken, or the model is not supported.
+    """
+    if path.suffix.lower() == ".gguf":
+        from mygpt.checkpoint import open_checkpoint
+
+        raw = open_checkpoint(path).config
+    else:
+        raw = read_json(path)
+    return raw, read_config(raw, str(path))[1]
+
+
+def make_plan(
+    raw: Mapping[str, Any], config: Config, options: LoadOptions, work: Workload, memory: float | None = None
+) -> Plan:
+    """What `options` make of a model under a workload.
+
+    Args:
+        raw: the content of its `config.json`.
+        config: its meaning.
+        options: as the commands'; `strategy` is never None. With the accelerator `auto`, this machine's, or GPUs
+            where `memory` says that the devices are others.
+        work: what is asked of it.
+        memory: bytes of each device; by default those that this machine has free now.
+
+    Raises:
+        InputError: the model cannot be shared out over the devices.
+    """
+    devices = planned_devices(options, foreign=memory is not None)
+    count = len(devices) * options.num_nodes
+    strategy = choose_strategy(config, options, count)
+    mode = pick_mode(raw, "config.json", options.quantize, strategy, devices[0])
+    absent = devices[0].type == "cuda" and not torch.cuda.is_available()
+    precision = options.precision or ("bf16-true" if absent else None)
+    planner = _Planner(config, work, precision, mode, devices, options.num_nodes)
+    if strategy is None:
+        shares = planner.single()
+    elif strategy == "sequential":
+        shares = planner.sequential([memory or float("inf")] * len(devices))
+    elif strategy == "tensor":
+        shares = planner.tensor(count)
+    else:
+        shares = planner.fsdp(count, cpu_offload=options.cpu_offload)
+    return Plan(
+        strategy,
+        planner.precision,
+        mode.name if mode else None,
+        tuple(shares),
+        planner.host_peak(shares, options.cpu_offload),
+        _fits(shares, devices, memory),
+        tuple(device_counts(config)),
+    )
+
+
+def planned_devices(options: LoadOptions, *, foreign: bool) -> list[torch.device]:
+    """The devices of the options, which this machine need not have."""
+    text = str(options.devices)
+    if text != "auto" and not text.isdecimal():
+        try:
+            return [torch.device(name) for name in text.split(",")]
+        except RuntimeError as error:
+            raise InputError(f"--devices {text}: not all are devices; write such as cuda:0,cpu") from error
+    kind = options.accelerator
+    if kind == "auto":
+        kind = "cuda" if foreign else pick_devices("auto", 1)[0].type
+    if text == "auto":
+        here = {"cuda": torch.cuda.device_count()}
+        return [torch.device(kind, number) for number in range(max(1, here.get(kind, 1)))]
+    return [torch.device(kind, number) for number in range(int(text))]
+
+
+class _Planner:
+    """The shares of each placement."""
+
+    def __init__(
+        self,
+        config: Config,
+        work: Workload,
+        precision: str | None,
+        mode: Mode | None,
+        devices: Sequence[torch.device],
+        num_nodes: int,
+    ) -> None:
+        self.config, self.work, self.mode = config, work, mode
+        self.devices, self.num_nodes = devices, num_nodes
+        self.kind = devices[0].type
+        model, self.precision = empty_model(config, None, precision, devices[0], mode)
+        self.largest_weight = max(parameter.nbytes for parameter in model.parameters())
+        self.itemsize = DTYPES[self.precision].itemsize
+
+    def model(self, strategy: str | None = None, rank: int = 0, world_size: int = 1) -> GPT:
+        """The model on the meta device, or a rank's shard of it."""
+        model, _ = empty_model(self.config, strategy, self.precision, self.devices[0], self.mode)
+        if self.mode is not None:
+            quantize_linears(model, self.mode, DTYPES[self.precision])
+        if world_size > 1:
+            TensorShard(model, rank, world_size)
+        return model
+
+    def single(self) -> list[DevicePlan]:
+        """All on one device."""
+        return [self._whole(self.model(), self._name(0), has_logits=True)]
+
+    def tensor(self, world_size: int) -> list[DevicePlan]:
+        """A shard on each."""
+        check_divisible(self.config, world_size)
+        return [
+            self._whole(self.model(None, rank, world_size), self._name(rank), has_logits=rank == 0)
+            for rank in range(world_size)
+        ]
+
+    def sequential(self, memory: list[float]) -> list[DevicePlan]:
+        """Some layers on each; devices that get none are left out, as they are by the command."""
+        model = self.model("sequential")
+        assert isinstance(model, SequentialGPT)
+        try:
+            counts = partition(model, self.devices, memory)
+        except InputError:  # it does not fit, which the plan is to say
+            counts = partition(model, self.devices, [float("inf")] * len(memory))
+        places = [torch.device("meta", number) for number in range(len(self.devices))]
+        model.split(places, counts)
+        cached, once = self._cached(model)
+        shares = []
+        for part in model.parts:
+            number = places.index(part.device)
+            kind = self.devices[number].type
+            sizes = {
+                name: size for name, size in named_bytes(model, kind) if model.device_of(name) == part.device
+            }
+            layers = [model.layers[i] for i in part.layers]
+            workspace = workspace_bytes(layers, self.config, self.work, self.itemsize, kind)
+            if model.device_of("head.") == part.device:
+                workspace += logits_bytes(self.config, self.work, self.itemsize)
+            workspace += sum(once[i] for i in part.layers)
+            kv_cache = sum(cached[i] for i in part.layers)
+            shares.append(self._share(self._name(number), sizes, kv_cache, workspace))
+        return shares
+
+    def fsdp(self, world_size: int, *, cpu_offload: bool) -> list[DevicePlan]:
+        """An equal share of each weight, and what is gathered.
+
+        That is the embedding, head and last norm, which stay, and of a layer the weights, the buffer that they came
+        in and the buffer of the next one. Offloaded shares come to the device with their layer.
+        """
+        model = self.model()
+        sizes = dict(named_bytes(model, self.kind))
+        shares = {
+            name: -(-len(parameter) // world_size) * (parameter.nbytes // len(parameter))
+            for name, parameter in model.named_parameters()
+        }
+        layers = [
+            sum(size for name, size in sizes.items() if name.startswith(f"layers.{i}."))
+            for i in range(self.config.n_layers)
+        ]
+        root = sum(sizes.values()) - sum(layers)
+        gathered = root + max(root, 3 * max(layers))
+        if cpu_offload:
+            gathered += -(-(root + 2 * max(layers)) // world_size)
+        whole = self._whole(model, "", has_logits=True)
+        weights = 0 if cpu_offload else sum(shares.values())
+        self.offloaded = sum(shares.values()) * len(self.devices) if cpu_offload else 0
+        return [
+            replace(
+                whole,
+                device=self._name(rank),
+                weights_bytes=weights,
+                workspace_bytes=whole.workspace_bytes + gathered,
+            )
+            for rank in range(world_size)
+        ]
+
+    offloaded = 0  # bytes of weights that stay in one host's memory
+
+    def host_peak(self, shares: Sequence[DevicePlan], cpu_offload: bool) -> int:
+        """What lies on CPUs, and what each process has of the file while it loads."""
+        processes = 1 if len(shares) == 1 else len(self.devices)
+        on_host = sum(share.total_bytes for share in self._of_one_host(shares))
+        return on_host + self.offloaded + processes * COPIES * self.largest_weight
+
+    def _of_one_host(self, shares: Sequence[DevicePlan]) -> Iterator[DevicePlan]:
+        for share in shares[: len(self.devices)]:
+            if torch.device(share.device).type == "cpu":
+                yield share
+
+    def _name(self, number: int) -> str:
+        if number < len(self.devices) and self.num_nodes == 1 and len(self.devices) > 1:
+            return str(self.devices[number])
+        return (
+            str(self.devices[0].type) if len(self.devices) == self.num_nodes == 1 else f"{self.kind}:{number}"
+        )
+
+    def _cached(self, model: GPT) -> tuple[list[int], list[int]]:
+        """Bytes of each layer's cache, and of that in which a prompt of several samples is computed once."""
+        work = self.work
+        cache = model.allocate_cache(work.rows, work.slots)
+        small = cache.empty_like(work.batch_size if work.num_samples > 1 else 0, work.prompt_tokens)
+        return [layer.nbytes for layer in cache.layers], [layer.nbytes for layer in small.layers]
+
+    def _whole(self, model: GPT, name: str, *, has_logits: bool) -> DevicePlan:
+        workspace = workspace_bytes(list(model.layers), self.config, self.work, self.itemsize, self.kind)
+        if has_logits:
+            workspace += logits_bytes(self.config, self.work, self.itemsize)
+        cached, once = self._cached(model)
+        return self._share(name, dict(named_bytes(model, self.kind)), sum(cached), workspace + sum(once))
+
+    def _share(self, name: str, sizes: dict[str, int], kv_cache: int, workspace: int) -> DevicePlan:
+        read = read_bytes(sizes, self.config, self.work.rows) + kv_cache
+        return DevicePlan(name, sum(sizes.values()), kv_cache, workspace, read)
+
+
+def _fits(shares: Sequence[DevicePlan], devices: Sequence[torch.device], memory: float | None) -> bool | None:
+    totals = [share.total_bytes for share in shares]
+    if memory is not None:
+        return max(totals) <= memory
+    kinds = {device.type for device in devices}
+    if kinds == {"cpu"}:
+        free = _free_host_bytes()
+        return None if free is None else sum(totals) <= free
+    if kinds == {"cuda"} and len(shares) <= len(devices) <= torch.cuda.device_count():
+        free_each = [torch.cuda.mem_get_info(device)[0] for device in devices]
+        return all(total <= free for total, free in zip(totals, free_each, strict=False))
+    return None
+
+
+def _free_host_bytes() -> int | None:
+    """What a Linux machine can give to programs; None on others."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kib is None else int(kib) * 1024
