@@ -114,7 +114,7 @@ def find_config(
     if local.is_file() and revision is None:
         return local
     if _is_default(repo, revision) and (found := default_model.cached()):
-        return found
+        return found if found.is_file() else found / hub_files.CONFIG
     return _fetch_config(repo, access_token, revision)
 
 

@@ -6,7 +6,7 @@ sharded there as it would be while loading.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mygpt.families import read_config
 from mygpt.load import empty_model, pick_mode
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
-from mygpt.parallel.devices import DTYPES, pick_devices
+from mygpt.parallel.devices import DTYPES, free_host_bytes, pick_devices
 from mygpt.parallel.placement import choose_strategy
 from mygpt.parallel.sequential import SequentialGPT, named_bytes, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
@@ -36,7 +36,8 @@ class DevicePlan:
     """What one device holds, in bytes.
 
     `weights_bytes` are exact, `kv_cache_bytes` too; `workspace_bytes` are an estimate from above of what a forward
-    pass takes, layers gathered by fsdp with it. `read_bytes` are what a step of decoding reads.
+    pass takes, layers gathered by fsdp with it. `read_bytes` are what a step of decoding reads, `offloaded_bytes` the
+    weights that wait in host memory.
     """
 
     device: str
@@ -44,6 +45,7 @@ class DevicePlan:
     kv_cache_bytes: int
     workspace_bytes: int
     read_bytes: float
+    offloaded_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -56,7 +58,7 @@ class Plan:
     """A model on its devices.
 
     Attributes:
-        strategy: None for one device.
+        strategy: None for one.
         host_peak_bytes: the most that the processes of one machine hold in its memory.
         fits: whether each device has room; None where that is not known.
         device_counts: by how many devices tensor parallelism divides the model.
@@ -132,7 +134,7 @@ def make_plan(
         planner.precision,
         mode.name if mode else None,
         tuple(shares),
-        planner.host_peak(shares, options.cpu_offload),
+        planner.host_peak(shares, strategy),
         _fits(shares, devices, memory),
         tuple(device_counts(config)),
     )
@@ -149,10 +151,10 @@ def planned_devices(options: LoadOptions, *, foreign: bool) -> list[torch.device
     kind = options.accelerator
     if kind == "auto":
         kind = "cuda" if foreign else pick_devices("auto", 1)[0].type
-    if text == "auto":
-        here = {"cuda": torch.cuda.device_count()}
-        return [torch.device(kind, number) for number in range(max(1, here.get(kind, 1)))]
-    return [torch.device(kind, number) for number in range(int(text))]
+    count = int(text) if text != "auto" else torch.cuda.device_count() if kind == "cuda" else 1
+    if count <= 1 and kind != "cuda":
+        return [torch.device(kind)]
+    return [torch.device(kind, number) for number in range(max(1, count))]
 
 
 class _Planner:
@@ -243,37 +245,28 @@ class _Planner:
         if cpu_offload:
             gathered += -(-(root + 2 * max(layers)) // world_size)
         whole = self._whole(model, "", has_logits=True)
-        weights = 0 if cpu_offload else sum(shares.values())
-        self.offloaded = sum(shares.values()) * len(self.devices) if cpu_offload else 0
+        share = sum(shares.values())
         return [
             replace(
                 whole,
                 device=self._name(rank),
-                weights_bytes=weights,
+                weights_bytes=0 if cpu_offload else share,
                 workspace_bytes=whole.workspace_bytes + gathered,
+                offloaded_bytes=share if cpu_offload else 0,
             )
             for rank in range(world_size)
         ]
 
-    offloaded = 0  # bytes of weights that stay in one host's memory
-
-    def host_peak(self, shares: Sequence[DevicePlan], cpu_offload: bool) -> int:
-        """What lies on CPUs, and what each process has of the file while it loads."""
-        processes = 1 if len(shares) == 1 else len(self.devices)
-        on_host = sum(share.total_bytes for share in self._of_one_host(shares))
-        return on_host + self.offloaded + processes * COPIES * self.largest_weight
-
-    def _of_one_host(self, shares: Sequence[DevicePlan]) -> Iterator[DevicePlan]:
-        for share in shares[: len(self.devices)]:
-            if torch.device(share.device).type == "cpu":
-                yield share
+    def host_peak(self, shares: Sequence[DevicePlan], strategy: str | None) -> int:
+        """What lies in one machine's memory, and what each process there has of the file while it loads."""
+        of_one = shares[: len(self.devices)]
+        held = sum(share.total_bytes for share in of_one if torch.device(share.device).type == "cpu")
+        offloaded = sum(share.offloaded_bytes for share in of_one)
+        processes = len(of_one) if strategy in ("tensor", "fsdp") else 1
+        return held + offloaded + processes * COPIES * self.largest_weight
 
     def _name(self, number: int) -> str:
-        if number < len(self.devices) and self.num_nodes == 1 and len(self.devices) > 1:
-            return str(self.devices[number])
-        return (
-            str(self.devices[0].type) if len(self.devices) == self.num_nodes == 1 else f"{self.kind}:{number}"
-        )
+        return str(self.devices[number]) if self.num_nodes == 1 else f"{self.kind}:{number}"
 
     def _cached(self, model: GPT) -> tuple[list[int], list[int]]:
         """Bytes of each layer's cache, and of that in which a prompt of several samples is computed once."""
@@ -300,19 +293,9 @@ def _fits(shares: Sequence[DevicePlan], devices: Sequence[torch.device], memory:
         return max(totals) <= memory
     kinds = {device.type for device in devices}
     if kinds == {"cpu"}:
-        free = _free_host_bytes()
+        free = free_host_bytes()
         return None if free is None else sum(totals) <= free
     if kinds == {"cuda"} and len(shares) <= len(devices) <= torch.cuda.device_count():
         free_each = [torch.cuda.mem_get_info(device)[0] for device in devices]
         return all(total <= free for total, free in zip(totals, free_each, strict=False))
     return None
-
-
-def _free_host_bytes() -> int | None:
-    """What a Linux machine can give to programs; None on others."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None else int(kib) * 1024

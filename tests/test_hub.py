@@ -488,3 +488,45 @@ class TestCommand:
     def test_list_takes_no_options(self, fake):
         with pytest.raises(InputError, match="takes no options"):
             download_command("list", revision="main")
+
+
+class TestFindConfig:
+    """`mygpt plan` needs to know what a model is, not to have it."""
+
+    def test_only_the_config_is_fetched(self, fake: FakeHub) -> None:
+        fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
+        assert hub.find_config(REPO).read_bytes() == SMALL["config.json"]
+        assert fake.fetched() == {"config.json"}
+        fake.requests.clear()
+        assert hub.find_config(REPO).read_bytes() == SMALL["config.json"]
+        assert fake.requests == []
+
+    def test_a_config_alone_is_no_model(self, fake: FakeHub) -> None:
+        """What a plan has left in the cache does not keep a command from fetching the rest."""
+        fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
+        hub.find_config(REPO)
+        assert (hub.resolve(REPO) / "model.safetensors").read_bytes() == WEIGHTS
+
+    def test_a_file_or_a_folder(self, fake: FakeHub) -> None:
+        path = Path("some.json")
+        path.write_bytes(SMALL["config.json"])
+        assert hub.find_config("some.json") == path
+        assert hub.find_config(str(write_model(Path("model")))) == Path("model/config.json")
+        with pytest.raises(InputError, match="no such file"):
+            hub.find_config("none.json")
+
+    def test_checkpoints_need_no_weights(self, fake: FakeHub) -> None:
+        folder = hub.CHECKPOINTS / REPO
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_bytes(SMALL["config.json"])
+        assert hub.find_config(REPO) == folder / "config.json"
+        assert fake.requests == []
+
+    def test_a_repository_without_a_config(self, fake: FakeHub) -> None:
+        fake.repos[REPO] = Repo({"model.gguf": b"GGUF"})
+        with pytest.raises(InputError, match=r"holds no config\.json"):
+            hub.find_config(REPO)
+
+    def test_no_such_repository(self, fake: FakeHub) -> None:
+        with pytest.raises(InputError, match="neither a local path nor a repository"):
+            hub.find_config(REPO)
