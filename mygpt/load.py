@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -38,6 +38,7 @@ class Loaded:
         precision: as `--precision`.
         strategy: how the devices share the work, None for one.
         load_s: how long all this took.
+        draft: the smaller model of `--draft`.
     """
 
     model: GPT | Leader
@@ -47,6 +48,7 @@ class Loaded:
     precision: str
     strategy: str | None
     load_s: float
+    draft: Loaded | None = None
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +105,54 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
             sys.exit()
         placed = Leader(model, channel)
     names, strategy = placement.names, placement.strategy
-    return Loaded(placed, prompter, stop_ids, names, precision, strategy, time.perf_counter() - start)
+    loaded = Loaded(placed, prompter, stop_ids, names, precision, strategy, 0.0)
+    draft = load_draft(options.draft, loaded, options) if options.draft else None
+    return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
+
+
+def load_draft(name: str, target: Loaded, options: LoadOptions) -> Loaded:
+    """The model of `--draft` beside the one that it drafts for: on its first device, in its precision.
+
+    Raises:
+        InputError: whatever `load` refuses, or its ids do not mean the same as the target's.
+    """
+    device = target.device
+    alone = replace(
+        options,
+        draft=None,
+        devices=1 if device.index is None else str(device),
+        accelerator=device.type,
+        num_nodes=1,
+        strategy=None,
+        cpu_offload=False,
+        precision=target.precision,
+        prompt_style=None,
+        revision=None,
+    )
+    draft = load(name, alone)
+    check_same_vocabulary(name, draft, target)
+    return draft
+
+
+def check_same_vocabulary(name: str, draft: Loaded, target: Loaded) -> None:
+    """See that every id is the same token of both models; without tokenizers, that they have as many.
+
+    Raises:
+        InputError: it is not so.
+    """
+    advice = "take a smaller model of the same family"
+    if draft.prompter is None or target.prompter is None:
+        sizes = draft.vocab_size, target.vocab_size
+        if sizes[0] != sizes[1]:
+            raise InputError(f"--draft {name}: it has {sizes[0]} ids and the model {sizes[1]}; {advice}")
+        return
+    ours, theirs = (loaded.prompter.tokenizer.vocabulary for loaded in (target, draft) if loaded.prompter)
+    if differing := ours.items() ^ theirs.items():
+        token, token_id = min(differing, key=lambda item: item[1])
+        raise InputError(
+            f"--draft {name}: its tokenizer is not the model's, id {token_id} ({token!r}) is in one of them only; "
+            f"{advice}"
+        )
 
 
 def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) -> tuple[GPT, str]:

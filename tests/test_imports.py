@@ -16,7 +16,7 @@ LAYERS = [
     {"errors"},
     {"config", "options"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
-    {"cache"},
+    {"cache", "generation"},
     {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
     {"weight_index"},
     {
@@ -35,6 +35,7 @@ LAYERS = [
     {"moe", "latent_attention"},
     {"model", "weights"},
     {"decode", "completion"},
+    {"speculate"},
     {"parallel"},
     {"load"},
     {"transcript"},
