@@ -76,3 +76,12 @@ def test_chat(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["computed_tokens"] < 60 < 250 < report["history_tokens"]
     assert report["ratio"] > 0
     assert set(report["soak"]) >= {"growth_mb", "resident_mb", "dropped_messages"}
+
+
+def test_speculate(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("speculate", tiny, "--precision=32-true", "--new_tokens=12", "--repeats=1", "--draft_layers=1")
+    report = last_line(capsys)
+    assert report["ngram"]["same_ids"]
+    assert report["draft_greedy"]["same_ids"]
+    assert report["draft_greedy"]["accepted_draft_tokens"] > 0
+    assert report["draft_sampled"]["draft_tokens"] > 0
