@@ -59,7 +59,9 @@ def compare(
     plain, drafted = [], []
     for _ in range(args.repeats + 1):
         plain.append(run(llm, prompt, sampling, None, args.new_tokens))
-        drafter = NGramDrafter() if model is None else ModelDrafter(model, llm.loaded.vocab_size, 10**9)
+        drafter = (
+            NGramDrafter() if model is None else ModelDrafter(model, model.config, llm.loaded.vocab_size)
+        )
         drafted.append(run(llm, prompt, sampling, drafter, args.new_tokens))
     ids = [[r["ids"] for r in runs] for runs in (plain, drafted)]
     pairs = list(zip(plain[1:], drafted[1:], strict=True))

@@ -191,7 +191,7 @@ class LLM:
             return make_drafter(speculate)
         if speculate is not None:
             raise InputError(f"--speculate {speculate} and --draft are two ways to do one thing; choose one")
-        return ModelDrafter(draft.model, self.loaded.vocab_size, draft.model.config.context_length)
+        return ModelDrafter(draft.model, draft.model.config, self.loaded.vocab_size)
 
     @staticmethod
     def seed(seed: int | None) -> int:

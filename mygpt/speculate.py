@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mygpt.cache import KVCache
+from mygpt.config import Config
 from mygpt.decode import Model, prefill
 from mygpt.errors import InputError
 from mygpt.generation import Chooser, Drafter, Drafts, Generation
@@ -75,11 +76,11 @@ class IndexedText:
 class ModelDrafter:
     """A smaller model of the same vocabulary, with a cache of its own that follows the accepted tokens."""
 
-    def __init__(self, model: Model, vocab_size: int, context_length: int) -> None:
-        """`vocab_size`: ids from here on are not proposed."""
+    def __init__(self, model: Model, config: Config, vocab_size: int) -> None:
+        """`config` is the model's; ids from `vocab_size` on are not proposed."""
         self.model = model
+        self.config = config
         self.vocab_size = vocab_size
-        self.context_length = context_length
         self._cache: KVCache | None = None
         self._held: list[list[int]] = []  # the ids that the cache holds of each sequence
 
@@ -87,7 +88,7 @@ class ModelDrafter:
     def propose(self, generations: Sequence[Generation], limits: Sequence[int], sampling: Sampling) -> Drafts:
         """Drafts for each sequence, of `limits` tokens at most, sampled as the model's own would be."""
         texts = [g.prompt_ids + g.new_ids for g in generations]
-        limits = [self._limit(len(text), limit) for text, limit in zip(texts, limits, strict=True)]
+        limits = [self._limit(text, limit) for text, limit in zip(texts, limits, strict=True)]
         if not any(limits):
             return Drafts([[]] * len(texts))
         logits = self._follow(texts, limits)[:, : self.vocab_size]
@@ -95,10 +96,12 @@ class ModelDrafter:
         with self._cache.rewound():
             return self._draft(logits, self._cache, generations, limits, sampling)
 
-    def _limit(self, length: int, limit: int) -> int:
+    def _limit(self, text: list[int], limit: int) -> int:
         """As many as fit this model's context, and change none of its frequencies on the way."""
-        limit = max(0, min(limit, self.context_length - length))
-        return 0 if self.model.rope.outdates_cache(length, length + limit) else limit
+        limit = max(0, min(limit, self.config.context_length - len(text)))
+        outdated = self.model.rope.outdates_cache(len(text), len(text) + limit)
+        unknown = max(text) >= self.config.vocab_size  # padding ids, which only a larger embedding has
+        return 0 if outdated or unknown else limit
 
     def _follow(self, texts: Sequence[list[int]], limits: Sequence[int]) -> Tensor:
         """Logits (B, V) after each text; what has no limit above 0 is left where it is."""

@@ -2,9 +2,12 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from mygpt.options import Sampling
 from mygpt.sampling import settle
 from mygpt.speculate import IndexedText, ModelDrafter, NGramDrafter
 from tests.families.variants import ORIGINAL, WINDOW, variant
-from tests.models import edit_json, write_model
+from tests.models import PADDED_VOCAB, edit_json, write_model, write_tokenizer
 
 FAMILIES = [
     "llama-gqa",
@@ -115,7 +118,7 @@ def test_greedy_ids_with_a_model(llm: LLM, sampling: Sampling) -> None:
     """The model drafts for itself, so that all is accepted; its windows are set back each time."""
     prompts = random_prompts(llm)
     model = llm.loaded.model
-    drafter = ModelDrafter(model, llm.loaded.vocab_size, llm.config.context_length)
+    drafter = ModelDrafter(model, llm.config, llm.loaded.vocab_size)
     ids, generations = ids_of(llm, prompts, drafter, sampling)
     assert ids == ids_of(llm, prompts, None, sampling)[0]
     assert sum(g.accepted_draft_tokens for g in generations) == sum(g.draft_tokens for g in generations)
@@ -253,7 +256,7 @@ def test_samples_with_a_draft_model_are_distributed_as_without(
         return (rows * torch.tensor([64, 8, 1])).sum(1).bincount(minlength=512).float()
 
     plain = counts(None, 0)
-    drafted = counts(ModelDrafter(draft.loaded.model, 8, draft.config.context_length), n)
+    drafted = counts(ModelDrafter(draft.loaded.model, draft.config, 8), n)
     both = plain + drafted
     common = both >= 20
     rest = [c[~common].sum()[None] for c in (plain, drafted)]
@@ -268,7 +271,7 @@ def test_samples_with_a_draft_model_repeat_by_their_seed_and_know_no_neighbour(t
     model = text_llm.loaded.model
 
     def run(rows: Sequence[int]) -> list[list[int]]:
-        drafter = ModelDrafter(model, text_llm.loaded.vocab_size, text_llm.config.context_length)
+        drafter = ModelDrafter(model, text_llm.config, text_llm.loaded.vocab_size)
         batch = text_llm.batch([prompts[r] for r in rows], sampling, 20, seeds=list(rows), drafter=drafter)
         list(batch)
         return [completion.generation.new_ids for completion in batch.completions]
@@ -330,3 +333,35 @@ def test_a_draft_of_another_vocabulary_is_refused(text_model: Path, tmp_path: Pa
         InputError, match=r"--draft .*other: its tokenizer is not the model's, id \d+ \('[ab]'\)"
     ):
         LLM.load(str(text_model), accelerator="cpu", draft=str(other))
+
+
+def run_command(command: str, folder: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """The one sample's JSON, and standard error."""
+    arguments = [str(folder), "--prompt=abcabcabcabcabcabc", "--raw_prompt=true", "--json=true"]
+    arguments += ["--precision=32-true", "--accelerator=cpu", "--temperature=0", "--max_new_tokens=20"]
+    program = [sys.executable, "-m", "mygpt", command]
+    done = subprocess.run([*program, *arguments, *options], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "generate_sequentially", "generate_tp"])
+def test_the_commands(command: str, tmp_path: Path) -> None:
+    """With windows, whose drafts every rank must keep or drop alike; the model drafts for itself."""
+    base = variant("mistral-window")
+    changes = {
+        "vocab_size": PADDED_VOCAB,
+        "tie_word_embeddings": True,
+    }  # tied, random models repeat themselves
+    replace(base, changes={**base.changes, **changes}).build(tmp_path)
+    write_tokenizer(tmp_path)
+    llm = LLM.load(str(tmp_path), precision="32-true", accelerator="cpu")
+    ids = llm.encode("abcabcabcabcabcabc", raw_prompt=True)
+    plain = llm.generate_ids(ids, max_new_tokens=20, temperature=0.0)
+    devices = [] if command == "generate" else ["--devices=2"]
+    for option in ("--speculate=ngram", f"--draft={tmp_path}"):
+        sample, statistics = run_command(command, tmp_path, option, *devices)
+        assert sample["token_ids"] == plain
+        assert 0 < sample["draft_tokens"] < 40
+        of = f"{sample['accepted_draft_tokens']} of {sample['draft_tokens']} draft tokens accepted"
+        assert of in statistics
+    assert sample["accepted_draft_tokens"] == sample["draft_tokens"]
