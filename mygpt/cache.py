@@ -5,7 +5,8 @@ Shapes: B sequences, T new tokens, S slots, K key-value heads, D dimensions per 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,14 @@ class WindowCache(LayerCache):
     """Of a sliding window's tokens only: a ring, whose slot s holds the newest position that is s modulo its size.
 
     A slot more, the last, takes what is not to be kept: padding, and tokens that the window has left already.
+    Tokens that may be taken back wait beside the ring, in `pending`, lest they push out what is still needed.
     """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__(keys, values)
+        self.pending: tuple[Tensor, Tensor, Tensor] | None = (
+            None  # keys, values (B, K, T, D), positions (B, T)
+        )
 
     @property
     def size(self) -> int:
@@ -82,6 +90,9 @@ class WindowCache(LayerCache):
     def update(self, keys: Tensor, values: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Write new keys and values (B, K, T, D); returns those to attend to, (B, K, S, D) each."""
         ring, new = self.size, keys.shape[2]
+        if self.pending is not None:  # the next tokens' places tell how many of them were kept
+            self._keep(*self.pending, context.positions[:, :1])
+            self.pending = None
         if new == 1:  # it takes the place of the token that leaves the window
             self._write(keys, values, context.positions % ring)
             held = min(context.end, ring)
@@ -91,10 +102,25 @@ class WindowCache(LayerCache):
             torch.cat((self.keys[:, :, :held], keys), dim=2),
             torch.cat((self.values[:, :, :held], values), dim=2),
         )
-        positions = context.positions
-        kept = (positions < context.ends) & (positions >= context.ends - ring)
-        self._write(keys, values, torch.where(kept, positions % ring, ring))
+        if context.tentative:
+            self.pending = keys, values, context.positions
+        else:
+            self._keep(keys, values, context.positions, context.ends)
         return seen
+
+    def _keep(self, keys: Tensor, values: Tensor, positions: Tensor, ends: Tensor) -> None:
+        """Write those tokens at `positions` (B, T) that lie before `ends` (B, 1) and in the window."""
+        kept = (positions < ends) & (positions >= ends - self.size)
+        self._write(keys, values, torch.where(kept, positions % self.size, self.size))
+
+    def copy_rows(self, source: LayerCache, rows: Tensor) -> None:
+        """Fill sequence b from row `rows[b]` of a cache of the same kind, which is no larger."""
+        super().copy_rows(source, rows)
+        assert isinstance(source, WindowCache)
+        if source.pending is not None:
+            rows = rows.to(self.keys.device)
+            keys, values, positions = source.pending
+            self.pending = keys[rows], values[rows], positions[rows]
 
 
 class KVCache:
@@ -138,6 +164,19 @@ class KVCache:
         for row, (old, new) in enumerate(zip(self.lengths, lengths, strict=True)):
             if new < old:
                 self.lengths[row] = new if old <= kept else 0
+
+    @contextmanager
+    def rewound(self) -> Iterator[None]:
+        """Forget afterwards all that was added within, windows included. No longer than this may it be reserved."""
+        lengths = self.lengths
+        rings = [layer for layer in self.layers if isinstance(layer, WindowCache)]
+        before = [(ring.keys.clone(), ring.values.clone()) for ring in rings]
+        try:
+            yield
+        finally:
+            self.lengths = lengths
+            for ring, (keys, values) in zip(rings, before, strict=True):
+                ring.keys, ring.values = keys, values
 
     def reserve(self, slots: int) -> None:
         """Have at least so many slots. A chat's cache grows by this; one that was sized for its work never does."""

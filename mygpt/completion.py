@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mygpt.decode import Generation
+from mygpt.generation import Generation
 from mygpt.stopping import StopMatcher
 from mygpt.tokenizer import StreamDecoder, Tokenizer
 
@@ -81,6 +81,13 @@ def complete(
             row = rows[id(generation)]
             if piece := completions[row].take(stop_ids):
                 yield row, piece
+
+
+def speculation(generations: Sequence[Generation]) -> str:
+    """How many of the drafted tokens were right, for a line of statistics; empty where there was no draft."""
+    drafted = sum(g.draft_tokens for g in generations)
+    accepted = sum(g.accepted_draft_tokens for g in generations)
+    return f"{accepted} of {drafted} draft tokens accepted ({accepted / drafted:.0%})" if drafted else ""
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -36,6 +36,7 @@ class Context:
         window_rotary: those of layers with one.
         masks: by the layers' window (0: none).
         query_scale: (B, T, 1, 1), what each query is multiplied by; None is 1.
+        tentative: how many of the tokens the cache is to keep shows only with the next ones: drafts.
     """
 
     positions: Tensor
@@ -46,6 +47,7 @@ class Context:
     window_rotary: tuple[Tensor, Tensor]
     masks: dict[int, Mask]
     query_scale: Tensor | None = None
+    tentative: bool = False
 
 
 def query_scales(scaling: QueryScaling, positions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -128,4 +130,5 @@ class Places(nn.Module):
         start = starts[0] if min(starts) == max(starts) else None
         scaling = self.config.query_scaling
         scale = query_scales(scaling, positions, dtype) if scaling else None
-        return Context(positions, ends, start, max(starts) + new, rotary, window_rotary, masks, scale)
+        end, tentative = max(starts) + new, last is None
+        return Context(positions, ends, start, end, rotary, window_rotary, masks, scale, tentative)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mygpt.cache import KVCache
-from mygpt.completion import Timing
+from mygpt.completion import Timing, speculation
 from mygpt.decode import keep_common_prefix
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.options import ChatOptions, Sampling, check_types
@@ -29,6 +29,7 @@ class Turn:
         reused_tokens: those of them that the cache held already.
         new_ids: of the answer's tokens.
         timing: how long the rest took.
+        speculation: how many of the drafted tokens were right, in words; empty without drafts.
         finish_reason: "stop", "length", or None for an answer that was interrupted.
         context_left: tokens that the context has room for after this turn.
         seed: of the answer.
@@ -38,6 +39,7 @@ class Turn:
     reused_tokens: int
     new_ids: list[int]
     timing: Timing
+    speculation: str
     finish_reason: str | None
     context_left: int
     seed: int
@@ -72,6 +74,7 @@ class Conversation:
         self.begins_in_thought = False
         self._seed = llm.seed(options.seed)
         self._cache: KVCache | None = None
+        self._drafter = llm.drafter(options.speculate)  # a model's has a cache of its own, worth keeping
         self._held: list[int] = []  # the ids that the cache holds
 
     @property
@@ -153,6 +156,8 @@ class Conversation:
         check_types(Sampling, sampling)
         check_types(ChatOptions, options)
         new_sampling, new_options = replace(self.sampling, **sampling), replace(self.options, **options)
+        if "speculate" in options:
+            self._drafter = self.llm.drafter(new_options.speculate)
         self.sampling, self.options = new_sampling, new_options
         if "seed" in options:
             self._seed = self.llm.seed(new_options.seed)
@@ -181,6 +186,7 @@ class Conversation:
             seeds=[self._seed],
             stop=[*self.options.stop, *self.prompter.stop_strings],
             cache=self._cache,
+            drafter=self._drafter,
         )
         self._seed += 1  # another answer to the same is another one
         try:
@@ -206,6 +212,7 @@ class Conversation:
             reused,
             generation.new_ids,
             batch.timing,
+            speculation([generation]),
             generation.finish_reason,
             self.llm.config.context_length - len(ids),
             generation.seed,

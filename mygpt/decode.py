@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mygpt.cache import KVCache
+from mygpt.generation import Chooser, Drafter, Drafts, Generation
 from mygpt.options import Sampling
 from mygpt.rope import RotaryEmbedding
-from mygpt.sampling import sample
 
 # Tokens a sequence that one forward pass of the prefill takes: what bounds the size of its masks.
 PREFILL_CHUNK = 1024
@@ -29,32 +28,19 @@ class Model(Protocol):
     def rope(self) -> RotaryEmbedding:
         """The rotary embedding, which says when a cache is out of date."""
 
+    def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
+        """An empty cache."""
+
     def __call__(
-        self, ids: Tensor, cache: KVCache, /, *, last: list[int], lengths: list[int] | None = None
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        /,
+        *,
+        last: list[int] | None = None,
+        lengths: list[int] | None = None,
     ) -> Tensor:
-        """Logits (B, V) at the place `last` of each sequence of `ids` (B, T)."""
-
-
-@dataclass(eq=False)
-class Generation:
-    """One sequence being generated. Whoever reads it may set `finish_reason` to end it early."""
-
-    prompt_ids: list[int]
-    max_new_tokens: int
-    seed: int
-    new_ids: list[int] = field(default_factory=list)  # the end token too, where one was sampled
-    finish_reason: Literal["stop", "length"] | None = None
-
-    def __post_init__(self) -> None:
-        self.random = torch.Generator().manual_seed(self.seed)
-
-    def append(self, token: int, stop_ids: AbstractSet[int]) -> None:
-        """Take one more token, and see whether it is the last."""
-        self.new_ids.append(token)
-        if token in stop_ids:
-            self.finish_reason = "stop"
-        elif len(self.new_ids) == self.max_new_tokens:
-            self.finish_reason = "length"
+        """Logits (B, V) at the place `last` of each sequence of `ids` (B, T); without it (B, T, V), of drafts."""
 
 
 @torch.inference_mode()
@@ -66,8 +52,12 @@ def decode(
     *,
     stop_ids: AbstractSet[int],
     vocab_size: int,
+    drafter: Drafter | None = None,
 ) -> Iterator[list[Generation]]:
-    """Generate until every sequence has a finish reason; yields after each step those that got a token.
+    """Generate until every sequence has a finish reason; yields after each token those that got one.
+
+    A drafter changes the speed alone (speculative decoding, arXiv:2211.17192): greedy ids stay what they are, and
+    samples follow the same distribution. Plain decoding is the case of empty drafts.
 
     Args:
         model: the model, or its placement.
@@ -77,46 +67,91 @@ def decode(
         sampling: how tokens are chosen.
         stop_ids: the end tokens.
         vocab_size: ids from here on are padding and never sampled.
+        drafter: what proposes tokens.
 
     Raises:
         RunError: a logit is not finite.
     """
-    logits = prefill_distinct(model, cache, [g.prompt_ids for g in generations])
-    seen = _seen(generations, logits) if sampling.repetition_penalty != 1 else None
+    logits = prefill_distinct(model, cache, [g.prompt_ids for g in generations])[:, None]
+    logits = logits[..., :vocab_size]
+    chooser = Chooser(sampling, generations, logits)
+    drafts = none = Drafts([[]] * len(generations))
     while True:
-        active = [g for g in generations if g.finish_reason is None]
-        uniforms = torch.stack([torch.rand((), generator=g.random, dtype=torch.float64) for g in generations])
-        tokens = sample(
-            logits[:, :vocab_size], sampling, uniforms, None if seen is None else seen[:, :vocab_size]
-        )
-        if seen is not None:
-            seen.scatter_(1, tokens[:, None], True)
-        for generation, token in zip(generations, tokens.tolist(), strict=True):
-            if generation.finish_reason is None:
-                generation.append(token, stop_ids)
-        yield active
+        yield from _take_run(logits, drafts, generations, cache, chooser, stop_ids)
         if all(g.finish_reason for g in generations):
             return
-        logits = step(model, cache, generations)
+        if drafter is not None:
+            limits = draft_limits(model, cache, generations)
+            drafts = drafter.propose(generations, limits, sampling) if any(limits) else none
+        logits = step(model, cache, generations, drafts.ids)[..., :vocab_size]
 
 
-def _seen(generations: Sequence[Generation], logits: Tensor) -> Tensor:
-    """(B, V) true at the ids of each prompt."""
-    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-    for row, generation in zip(seen, generations, strict=True):
-        row[torch.tensor(generation.prompt_ids, device=row.device)] = True
-    return seen
+def _take_run(
+    logits: Tensor,
+    drafts: Drafts,
+    generations: Sequence[Generation],
+    cache: KVCache,
+    chooser: Chooser,
+    stop_ids: AbstractSet[int],
+) -> Iterator[list[Generation]]:
+    """Append what follows by the logits (B, 1 + D, V), as far as the drafts are right; at least one token each.
+
+    Whenever it yields, the cache holds of each sequence all but the newest token, as without drafts.
+    """
+    rows = [row for row, g in enumerate(generations) if g.finish_reason is None]
+    accepted = [0] * len(generations)
+    place = 0
+    while rows:
+        if place:
+            cache.advance([int(row in rows) for row in range(len(generations))])
+        here = logits[:, place] if len(rows) == len(logits) else logits[rows, place]
+        tokens = chooser.choose(here, rows, drafts.at(place, rows, here.shape[-1]))
+        for row, token in zip(rows, tokens, strict=True):
+            generations[row].append(token, stop_ids)
+        yield [generations[row] for row in rows]
+        pairs = zip(rows, tokens, strict=True)
+        agreed = [row for row, token in pairs if drafts.ids[row][place : place + 1] == [token]]
+        for row in agreed:
+            accepted[row] += 1
+        rows = [row for row in agreed if generations[row].finish_reason is None]
+        place += 1
+    for generation, draft, count in zip(generations, drafts.ids, accepted, strict=True):
+        generation.judge(len(draft), count)
 
 
-def step(model: Model, cache: KVCache, generations: Sequence[Generation]) -> Tensor:
-    """Logits (B, V) after each sequence's newest token. Finished sequences stand still."""
+def draft_limits(model: Model, cache: KVCache, generations: Sequence[Generation]) -> list[int]:
+    """How many tokens may be drafted for each sequence, so that none of them is in vain or outdates the cache."""
+    outdates = model.rope.outdates_cache
+    if any(outdates(length, length + 1) for length in cache.lengths):
+        return [0] * len(generations)
+    limits = []
+    for g, length in zip(generations, cache.lengths, strict=True):
+        left = g.max_new_tokens - len(g.new_ids) - 1  # after the token that comes in any case
+        limit = 0 if g.finish_reason else min(left, g.next_draft)
+        limits.append(0 if outdates(length + 1, length + 1 + limit) else limit)
+    return limits
+
+
+def step(
+    model: Model, cache: KVCache, generations: Sequence[Generation], drafts: Sequence[list[int]]
+) -> Tensor:
+    """Logits (B, 1 + D, V) after each sequence's newest token, and after each of its draft. Finished ones stand still.
+
+    The cache counts the newest token as held; those of the draft are there too, for the caller to count.
+    """
     counts = [int(g.finish_reason is None) for g in generations]
     if any(model.rope.outdates_cache(length, length + 1) for length in cache.lengths):
         cache.truncate([0] * len(generations))
-        return prefill(model, cache, [g.prompt_ids + g.new_ids for g in generations])
-    cache.reserve(max(cache.lengths) + 1)
-    ids = torch.tensor([[g.new_ids[-1]] for g in generations], device=cache.device)
-    logits = model(ids, cache, last=[0] * len(ids))
+        return prefill(model, cache, [g.prompt_ids + g.new_ids for g in generations])[:, None]
+    width = max(map(len, drafts))
+    cache.reserve(max(cache.lengths) + 1 + width)
+    rows = [[g.new_ids[-1], *d, *[0] * (width - len(d))] for g, d in zip(generations, drafts, strict=True)]
+    ids = torch.tensor(rows, device=cache.device)
+    if width == 0:
+        logits = model(ids, cache, last=[0] * len(ids))[:, None]
+    else:
+        lengths = [held + 1 + len(draft) for held, draft in zip(cache.lengths, drafts, strict=True)]
+        logits = model(ids, cache, lengths=lengths)
     cache.advance(counts)
     return logits
 

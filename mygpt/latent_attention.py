@@ -16,6 +16,9 @@ from mygpt.context import Context, Mask
 from mygpt.linear import Linear
 from mygpt.rope import rotate
 
+# Tokens that attend to the latents themselves: a draft's. For more, to expand all latents once is less work.
+FEW = 16
+
 
 class LatentAttention(nn.Module):
     """Keys and values of all heads are projections of one latent per token: it alone is cached, L + R numbers.
@@ -58,7 +61,8 @@ class LatentAttention(nn.Module):
         kept = torch.cat((self.kv_norm(kv), k_turned), dim=-1).transpose(1, 2)
         if cache is not None:
             kept, _ = cache.update(kept, kept[..., :0], context)
-        form = self._attend_latents if x.shape[1] == 1 else self._attend_expanded
+        few = cache is not None and x.shape[1] <= FEW
+        form = self._attend_latents if few else self._attend_expanded
         output: Tensor = self.output(form(q, q_turned, kept, context.masks[self.window]).flatten(2))
         return output
 
@@ -75,7 +79,7 @@ class LatentAttention(nn.Module):
         return attend(torch.cat((q, q_turned), dim=-1), k, v, mask, self.scale)
 
     def _attend_latents(self, q: Tensor, q_turned: Tensor, kept: Tensor, mask: Mask) -> Tensor:
-        """As `_attend_expanded`, over the latents themselves, as one key-value head. For a single token (T = 1).
+        """As `_attend_expanded`, over the latents themselves, as one key-value head. For few tokens.
 
         q (key_up latent) = (q key_up) latent, and sum(weight (value_up latent)) = value_up sum(weight latent): no
         cached token is ever expanded.
@@ -83,11 +87,12 @@ class LatentAttention(nn.Module):
         latent = self.latent
         key_up = self.key_up.weight.view(-1, latent.plain_dim, latent.rank)  # (H, N, L)
         value_up = self.value_up.weight.view(-1, latent.value_dim, latent.rank)  # (H, D, L)
-        q = torch.bmm(q.squeeze(1).transpose(0, 1), key_up).transpose(0, 1).unsqueeze(1)  # (B, 1, H, L)
-        q = torch.cat((q, q_turned), dim=-1)
-        y = attend(q, kept, kept[..., : latent.rank], mask, self.scale)  # (B, 1, H, L)
-        y = torch.bmm(y.squeeze(1).transpose(0, 1), value_up.transpose(1, 2))
-        return y.transpose(0, 1).unsqueeze(1)
+        size, heads = q.shape[:2], q.shape[2]
+        q = torch.bmm(q.flatten(0, 1).transpose(0, 1), key_up)  # (H, B T, L)
+        q = torch.cat((q.transpose(0, 1).view(*size, heads, latent.rank), q_turned), dim=-1)
+        y = attend(q, kept, kept[..., : latent.rank], mask, self.scale)  # (B, T, H, L)
+        y = torch.bmm(y.flatten(0, 1).transpose(0, 1), value_up.transpose(1, 2))  # (H, B T, D)
+        return y.transpose(0, 1).view(*size, heads, latent.value_dim)
 
 
 class LowRankLinear(nn.Module):

@@ -12,11 +12,13 @@ from torch import Tensor
 from mygpt.cache import KVCache
 from mygpt.completion import Completion, Timing, complete
 from mygpt.config import Config
-from mygpt.decode import Generation, decode
+from mygpt.decode import decode
 from mygpt.errors import InputError
+from mygpt.generation import MAX_DRAFT, Drafter, Generation
 from mygpt.load import Loaded, load
 from mygpt.options import ChatOptions, LoadOptions, Sampling
 from mygpt.prompts import Prompter
+from mygpt.speculate import ModelDrafter, make_drafter
 from mygpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class LLM:
 
     Every generating method takes the options of `mygpt generate`: `max_new_tokens`, `temperature`, `top_k`,
     `top_p`, `min_p`, `repetition_penalty`, `seed` and, where text comes out, `stop`, `sys_prompt` and
-    `raw_prompt`. All raise InputError, a ValueError, for what cannot be used.
+    `raw_prompt`; `speculate` too. All raise InputError, a ValueError, for what cannot be used.
     """
 
     def __init__(self, loaded: Loaded) -> None:
@@ -65,7 +67,7 @@ class LLM:
         """Load a local folder, a `.gguf` file or a Hub repository; without one, the default model.
 
         Options are those of the command line: `precision`, `quantize`, `accelerator`, `devices`, `compile`,
-        `prompt_style`, `access_token`, `revision`.
+        `draft`, `prompt_style`, `access_token`, `revision`.
         """
         return cls(load(checkpoint, LoadOptions(**options)))
 
@@ -82,6 +84,7 @@ class LLM:
         seed: int | None = None,
         sys_prompt: str | None = None,
         raw_prompt: bool = False,
+        speculate: str | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
         """The answer to a prompt, piece by piece as it is decoded.
@@ -90,7 +93,14 @@ class LLM:
         `raw_prompt=True` takes it as it is. A list is a conversation.
         """
         ids = self.encode(prompt, sys_prompt=sys_prompt, raw_prompt=raw_prompt)
-        batch = self.batch([ids], Sampling(**sampling), max_new_tokens, seeds=[self.seed(seed)], stop=stop)
+        batch = self.batch(
+            [ids],
+            Sampling(**sampling),
+            max_new_tokens,
+            seeds=[self.seed(seed)],
+            stop=stop,
+            drafter=self.drafter(speculate),
+        )
         return (piece for _, piece in batch)
 
     def chat(
@@ -102,12 +112,13 @@ class LLM:
         seed: int | None = None,
         stop: Sequence[str] = (),
         on_overflow: str = "drop",
+        speculate: str | None = None,
         **sampling: Any,
     ) -> Conversation:
         """A conversation, which goes on after `messages`; the options are those of `mygpt chat`."""
         from mygpt.conversation import Conversation
 
-        options = ChatOptions(sys_prompt, max_new_tokens, seed, list(stop), on_overflow)
+        options = ChatOptions(sys_prompt, max_new_tokens, seed, list(stop), on_overflow, speculate)
         return Conversation(self, options, Sampling(**sampling), messages)
 
     @torch.no_grad()  # not inference_mode: its tensors could not be compared with ones that have a gradient
@@ -123,10 +134,19 @@ class LLM:
         return logits.float().cpu()
 
     def generate_ids(
-        self, token_ids: Sequence[int], *, max_new_tokens: int = 50, seed: int | None = None, **sampling: Any
+        self,
+        token_ids: Sequence[int],
+        *,
+        max_new_tokens: int = 50,
+        seed: int | None = None,
+        speculate: str | None = None,
+        **sampling: Any,
     ) -> list[int]:
         """The new ids after a prompt of ids, no template and no text; an end token is the last of them."""
-        batch = self.batch([list(token_ids)], Sampling(**sampling), max_new_tokens, seeds=[self.seed(seed)])
+        drafter, seeds = self.drafter(speculate), [self.seed(seed)]
+        batch = self.batch(
+            [list(token_ids)], Sampling(**sampling), max_new_tokens, seeds=seeds, drafter=drafter
+        )
         for _ in batch:
             pass
         return batch.completions[0].generation.new_ids
@@ -144,10 +164,12 @@ class LLM:
         seeds: Sequence[int],
         stop: Sequence[str] = (),
         cache: KVCache | None = None,
+        drafter: Drafter | None = None,
     ) -> Batch:
         """Start generating for several prompts at once; nothing is computed before the batch is read.
 
         `cache` may hold the beginnings of the prompts; by default there is a new one, of the size that is needed.
+        `drafter` is one that `self.drafter` made; it may serve batch after batch.
         """
         if max_new_tokens < 1:
             raise InputError(f"--max_new_tokens must be 1 or above, it is {max_new_tokens}")
@@ -160,7 +182,16 @@ class LLM:
         prompter = self.loaded.prompter
         tokenizer, style_stops = (prompter.tokenizer, prompter.stop_strings) if prompter else (None, ())
         completions = [Completion(g, tokenizer, [*stop, *style_stops]) for g in generations]
-        return Batch(self.loaded, completions, sampling, cache)
+        return Batch(self.loaded, completions, sampling, cache, drafter)
+
+    def drafter(self, speculate: str | None) -> Drafter | None:
+        """What proposes tokens: the draft model where one was loaded, what `--speculate` names, or nothing."""
+        draft = self.loaded.draft
+        if draft is None:
+            return make_drafter(speculate)
+        if speculate is not None:
+            raise InputError(f"--speculate {speculate} and --draft are two ways to do one thing; choose one")
+        return ModelDrafter(draft.model, draft.model.config, self.loaded.vocab_size)
 
     @staticmethod
     def seed(seed: int | None) -> int:
@@ -199,18 +230,21 @@ class Batch:
         completions: Sequence[Completion],
         sampling: Sampling,
         cache: KVCache | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.completions = list(completions)
         self.timing = Timing()
         self._loaded = loaded
         self._sampling = sampling
         self._cache = cache
+        self._drafter = drafter
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         generations = [completion.generation for completion in self.completions]
         loaded, cache = self._loaded, self._cache
         if cache is None:
             slots = max(len(g.prompt_ids) + g.max_new_tokens for g in generations)
+            slots += MAX_DRAFT if self._drafter else 0  # which may stand past a finished sequence's end
             cache = loaded.model.allocate_cache(len(generations), slots)
         steps = decode(
             loaded.model,
@@ -219,5 +253,6 @@ class Batch:
             self._sampling,
             stop_ids=loaded.stop_ids,
             vocab_size=loaded.vocab_size,
+            drafter=self._drafter,
         )
         yield from complete(steps, self.completions, loaded.stop_ids, self.timing)

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
-from mygpt import fp8, kernels, mxfp4
+from mygpt.build import build
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.completion import peak_memory_bytes
-from mygpt.config import Config
 from mygpt.errors import InputError
-from mygpt.families import check_folder, quantization_method, read_config
+from mygpt.families import check_folder, read_config
 from mygpt.hub import resolve
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.channel import Channel, Leader, follow
-from mygpt.parallel.devices import DTYPES, cast, pick_precision
-from mygpt.parallel.placement import Placement, choose_placement
-from mygpt.parallel.sequential import SequentialGPT
+from mygpt.parallel.placement import choose_placement
 from mygpt.prompts import Prompter
-from mygpt.quantize.linear import Summary, expect_stored, quantize_linears, summarize
-from mygpt.quantize.modes import MODES, Mode, stored_mode
-from mygpt.quantize.stored import assemble, stored_matrices
-from mygpt.weights import Weight, translated
-
-DEQUANTIZERS = {"fp8": fp8.dequantized, "mxfp4": mxfp4.dequantized}
+from mygpt.quantize.linear import Summary, summarize
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,7 @@ class Loaded:
         strategy: how the devices share the work, None for one.
         load_s: how long all this took.
         quantized: what of this process's part is quantized.
+        draft: the smaller model of `--draft`.
     """
 
     model: GPT | Leader
@@ -55,6 +46,7 @@ class Loaded:
     strategy: str | None
     load_s: float
     quantized: Summary | None = None
+    draft: Loaded | None = None
 
     @property
     def device(self) -> torch.device:
@@ -111,67 +103,55 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
             follow(model, channel)
             sys.exit()
         placed = Leader(model, channel)
-    load_s = time.perf_counter() - start
-    return Loaded(
-        placed, prompter, stop_ids, placement.names, precision, placement.strategy, load_s, quantized
-    )
+    names, strategy = placement.names, placement.strategy
+    loaded = Loaded(placed, prompter, stop_ids, names, precision, strategy, 0.0, quantized)
+    draft = load_draft(options.draft, loaded, options) if options.draft else None
+    return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
 
 
-def pick_mode(
-    raw: Mapping[str, Any], source: str, quantize: str | None, strategy: str | None, device: torch.device
-) -> Mode | None:
-    """How the model is quantized: as `--quantize` says, or as `config.json` (`raw`) says that its weights are stored.
+def load_draft(name: str, target: Loaded, options: LoadOptions) -> Loaded:
+    """The model of `--draft` beside the one that it drafts for: on its first device, in its precision.
 
     Raises:
-        InputError: the two differ, or the devices cannot run quantized weights.
+        InputError: whatever `load` refuses, or its ids do not mean the same as the target's.
     """
-    stored = None if quantization_method(raw) in DEQUANTIZERS else stored_mode(raw, source)
-    if stored and quantize not in (None, stored.name):
+    device = target.device
+    alone = replace(
+        options,
+        draft=None,
+        devices=1 if device.index is None else str(device),
+        accelerator=device.type,
+        num_nodes=1,
+        strategy=None,
+        cpu_offload=False,
+        precision=target.precision,
+        prompt_style=None,
+        revision=None,
+    )
+    draft = load(name, alone)
+    check_same_vocabulary(name, draft, target)
+    return draft
+
+
+def check_same_vocabulary(name: str, draft: Loaded, target: Loaded) -> None:
+    """See that every id is the same token of both models; without tokenizers, that they have as many.
+
+    Raises:
+        InputError: it is not so.
+    """
+    advice = "take a smaller model of the same family"
+    if draft.prompter is None or target.prompter is None:
+        sizes = draft.vocab_size, target.vocab_size
+        if sizes[0] != sizes[1]:
+            raise InputError(f"--draft {name}: it has {sizes[0]} ids and the model {sizes[1]}; {advice}")
+        return
+    ours, theirs = (loaded.prompter.tokenizer.vocabulary for loaded in (target, draft) if loaded.prompter)
+    if differing := ours.items() ^ theirs.items():
+        token, token_id = min(differing, key=lambda item: item[1])
         raise InputError(
-            f"--quantize {quantize}: {source} is stored as {stored.name} already; leave the option out"
+            f"--draft {name}: its tokenizer is not the model's, id {token_id} ({token!r}) is in one of them only; "
+            f"{advice}"
         )
-    mode = stored or (MODES[quantize] if quantize else None)
-    if mode and device.type == "mps":
-        raise InputError(f"{mode.name}: quantized weights do not run on mps; use --accelerator cpu")
-    if mode and strategy == "fsdp":
-        raise InputError(
-            f"--strategy fsdp does not share out quantized weights ({mode.name}); use another strategy"
-        )
-    return mode
-
-
-def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) -> tuple[GPT, str]:
-    """The checkpoint's model, or this rank's part, and its precision; weights stream from the file one by one."""
-    source, device = str(checkpoint.path), placement.devices[0]
-    family, config = read_config(checkpoint.config, source)
-    mode = pick_mode(checkpoint.config, source, options.quantize, placement.strategy, device)
-    model, precision = empty_model(config, placement.strategy, options.precision, device, mode)
-    if device.type == "cpu":
-        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
-    tensors: Iterable[tuple[str, Weight]] = checkpoint.tensors()
-    method = quantization_method(checkpoint.config)
-    if dequantized := DEQUANTIZERS.get(method):
-        tensors = dequantized(checkpoint.tensors(), device)
-    if mode is not None and method not in (None, *DEQUANTIZERS):
-        groups = stored_matrices(checkpoint.shapes())
-        names = {name for file_name in groups for name in family.targets(file_name, config)}
-        expect_stored(model, names, mode, DTYPES[precision])
-        tensors = assemble(checkpoint.tensors(), groups, source)
-    elif mode is not None:
-        quantize_linears(model, mode, DTYPES[precision])
-    placement.fill(model, translated(tensors, family, config), precision, source)
-    return model.eval(), precision
-
-
-def empty_model(
-    config: Config, strategy: str | None, precision: str | None, device: torch.device, mode: Mode | None
-) -> tuple[GPT, str]:
-    """The whole model on the meta device, in its precision, which is returned too; `device` is its first."""
-    with torch.device("meta"):
-        model = SequentialGPT(config) if strategy == "sequential" else GPT(config)
-    precision = pick_precision(precision, device, model, quantized=mode is not None)
-    cast(model, precision)
-    return model, precision
 
 
 def compile_model(model: GPT) -> None:

@@ -17,6 +17,7 @@ from mygpt.errors import InputError
 
 QUANTIZATIONS = ("bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8")
 PRECISIONS = ("32-true", "16-true", "bf16-true")
+SPECULATIONS = ("ngram",)
 STRATEGIES = ("auto", "sequential", "tensor", "fsdp")
 # The commands that run models, and how each shares one among several devices.
 COMMAND_STRATEGIES = {
@@ -54,6 +55,8 @@ class LoadOptions:
             matrix each) or fsdp; by default tensor where that divides the model, else sequential.
         cpu_offload: With fsdp, keep the weights in host memory until they are needed.
         compile: Compile the model with torch.compile; the first tokens wait for it.
+        draft: A smaller model of the same vocabulary, on the first device, whose guesses the model checks several
+            at once; speed changes, the greedy answer and the distribution of samples do not.
         prompt_style: stablelm, redpajama, plain, template (the repository's own) or raw; by default what the
             repository's files tell.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
@@ -68,6 +71,7 @@ class LoadOptions:
     strategy: str | None = None
     cpu_offload: bool = False
     compile: bool = False
+    draft: str | None = None
     prompt_style: str | None = None
     access_token: str | None = field(default=None, repr=False)
     revision: str | None = None
@@ -132,6 +136,8 @@ class GenerateOptions:
         seed: Makes the answers repeatable (sample i uses seed + i); by default drawn at random.
         stop: Texts that end an answer, as a JSON list; they are never part of it.
         json: Print one JSON object a sample in place of the text.
+        speculate: ngram guesses tokens from what followed the same ones in the text so far, and the model checks
+            several at once; faster where texts repeat themselves, and no answer changes.
     """
 
     prompts: Path | None = None
@@ -143,8 +149,10 @@ class GenerateOptions:
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
     json: bool = False
+    speculate: str | None = None
 
     def __post_init__(self) -> None:
+        _one_of("speculate", self.speculate, SPECULATIONS)
         for name in ("max_new_tokens", "num_samples", "batch_size"):
             _require(self, name, getattr(self, name) >= 1, "1 or above")
         _require(self, "stop", all(self.stop), "a list of texts that are not empty")
@@ -161,6 +169,8 @@ class ChatOptions:
         seed: Makes the answers repeatable (answer i uses seed + i); by default drawn at random.
         stop: Texts that end an answer, as a JSON list; they are never part of it.
         on_overflow: What happens when the context is full: drop (the oldest turns) or error.
+        speculate: ngram guesses tokens from what followed the same ones in the text so far, and the model checks
+            several at once; faster where texts repeat themselves, and no answer changes.
     """
 
     sys_prompt: str | None = None
@@ -168,8 +178,10 @@ class ChatOptions:
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
     on_overflow: str = "drop"
+    speculate: str | None = None
 
     def __post_init__(self) -> None:
+        _one_of("speculate", self.speculate, SPECULATIONS)
         _require(
             self, "max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "1 or above"
         )

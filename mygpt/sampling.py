@@ -27,16 +27,55 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor, seen: Tensor | 
     Raises:
         RunError: a logit is not finite.
     """
+    logits = _checked(logits, sampling, seen)
+    if sampling.greedy:
+        return logits.argmax(-1)
+    logits, ids = _filtered(logits, sampling)
+    choice = draw(logits.softmax(-1), uniforms)
+    return choice if ids is None else ids.gather(-1, choice[:, None])[:, 0]
+
+
+def distribution(logits: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Tensor:
+    """The probabilities (B, V) that `sample` draws from, where it is not greedy."""
+    filtered, ids = _filtered(_checked(logits, sampling, seen), sampling)
+    probabilities = filtered.softmax(-1)
+    return probabilities if ids is None else torch.zeros_like(logits).float().scatter(-1, ids, probabilities)
+
+
+def settle(target: Tensor, draft: Tensor, drafted: Tensor, uniforms: Tensor) -> Tensor:
+    """Tokens (B,) that follow `target`, equal to the drafted ones as often as can be (arXiv:2211.17192, algorithm 1).
+
+    A drafted token is taken with probability min(1, target / draft), else one is drawn from what of the target
+    exceeds the draft. One number is enough for both: given that it refuses, the rest of it is uniform again.
+
+    Args:
+        target: (B, V) probabilities to follow.
+        draft: (B, V) probabilities that the drafted tokens were drawn from; a row of zeros has no draft.
+        drafted: (B,) those tokens.
+        uniforms: (B,) float64, numbers in [0, 1).
+    """
+    wanted, offered = (p.gather(-1, drafted[:, None])[:, 0] for p in (target, draft))
+    share = torch.where(offered > 0, wanted / offered, 0).clamp(max=1)
+    excess = (target - draft).clamp(min=0)
+    excess = torch.where(excess.sum(-1, keepdim=True) > 0, excess, target)  # equal but for rounding
+    chances = uniforms.to(share.dtype).to(share.device)
+    rest = ((chances - share) / (1 - share)).nan_to_num().clamp(0, 1 - 2**-24)
+    return torch.where(chances < share, drafted, draw(excess, rest))
+
+
+def _checked(logits: Tensor, sampling: Sampling, seen: Tensor | None) -> Tensor:
+    """Logits in float32, finite and penalized."""
     logits = logits.float()
     if not bool(logits.isfinite().all()):
         raise RunError(
             "the model's logits are not finite: with --precision 16-true take bf16-true or 32-true, "
             "else the weights are damaged; download them again"
         )
-    if seen is not None:
-        logits = penalize(logits, seen, sampling.repetition_penalty)
-    if sampling.greedy:
-        return logits.argmax(-1)
+    return logits if seen is None else penalize(logits, seen, sampling.repetition_penalty)
+
+
+def _filtered(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
+    """Logits with the temperature in and -inf where nothing is to be drawn, of these ids (None: of all)."""
     # Relative to the largest, so that a tiny temperature cannot overflow.
     logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     ids = None
@@ -46,8 +85,7 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor, seen: Tensor | 
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p > 0:
         logits = keep_min_p(logits, sampling.min_p)
-    choice = draw(logits.softmax(-1), uniforms)
-    return choice if ids is None else ids.gather(-1, choice[:, None])[:, 0]
+    return logits, ids
 
 
 def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

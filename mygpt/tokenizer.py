@@ -37,7 +37,12 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id, added tokens included; ids from here on have no text."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        return max(self.vocabulary.values(), default=-1) + 1
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's id, added tokens included."""
+        return self.backend.get_vocab(with_added_tokens=True)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

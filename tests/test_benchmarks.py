@@ -85,3 +85,12 @@ def test_quantize(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> N
     modes = last_line(capsys)["modes"]
     assert set(modes) == {"bf16", "bnb.nf4"}
     assert set(modes["bnb.nf4"]) >= {"load_s", "stored", "decode_tokens_per_s", "ratio_to_bf16", "perplexity"}
+
+
+def test_speculate(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("speculate", tiny, "--precision=32-true", "--new_tokens=12", "--repeats=1", "--draft_layers=1")
+    report = last_line(capsys)
+    assert report["ngram"]["same_ids"]
+    assert report["draft_greedy"]["same_ids"]
+    assert report["draft_greedy"]["accepted_draft_tokens"] > 0
+    assert report["draft_sampled"]["draft_tokens"] > 0

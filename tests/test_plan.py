@@ -13,10 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from mygpt import LLM
 from mygpt.__main__ import main
+from mygpt.build import build, empty_model
 from mygpt.checkpoint import open_checkpoint
 from mygpt.decode import prefill
 from mygpt.families import read_config
-from mygpt.load import build, empty_model
 from mygpt.model import GPT
 from mygpt.options import LoadOptions, Sampling
 from mygpt.parallel.devices import DTYPES, mover

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from mygpt import LLM
+from mygpt.build import build
 from mygpt.checkpoint import open_checkpoint
 from mygpt.convert import convert
 from mygpt.errors import InputError
 from mygpt.families import read_config
-from mygpt.load import build
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mygpt import LLM
+from mygpt.build import build
 from mygpt.checkpoint import open_checkpoint
 from mygpt.convert import convert
 from mygpt.families import read_config
-from mygpt.load import build
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement

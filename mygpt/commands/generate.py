@@ -87,6 +87,7 @@ def generate(llm: LLM, prompts: Sequence[Prompt], options: GenerateOptions, samp
     """Run the prompts in batches and print the samples as they come."""
     encoded = [llm.encode(p, sys_prompt=options.sys_prompt, raw_prompt=options.raw_prompt) for p in prompts]
     first_seed = llm.seed(options.seed)
+    drafter = llm.drafter(options.speculate)
     batches = []  # made before the first answer, so that a prompt that does not fit costs no work
     for start in range(0, len(prompts), options.batch_size):
         end = min(start + options.batch_size, len(prompts))
@@ -98,6 +99,7 @@ def generate(llm: LLM, prompts: Sequence[Prompt], options: GenerateOptions, samp
             options.max_new_tokens,
             seeds=seeds,
             stop=options.stop,
+            drafter=drafter,
         )
         batches.append((batch, [prompts[row] for row in rows]))
     printer = print_json if options.json else print_text

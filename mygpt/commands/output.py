@@ -54,6 +54,8 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
             "load_s": loaded.load_s,
             "ttft_s": batch.timing.ttft_s,
             "tokens_per_s": batch.timing.tokens_per_s,
+            "draft_tokens": generation.draft_tokens,
+            "accepted_draft_tokens": generation.accepted_draft_tokens,
             "peak_memory_bytes": peak,
             "device": ",".join(loaded.devices),
             "precision": loaded.precision,
@@ -64,16 +66,19 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
 
 def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) -> None:
     """One line on standard error, and a warning where the context ended an answer; `first` counts from 0."""
+    from mygpt.completion import speculation  # torch came with the model
+
     loaded, timing = llm.loaded, batch.timing
     generations = [completion.generation for completion in batch.completions]
     prompt_tokens = sum(len(g.prompt_ids) for g in generations)
     seeds = sorted({g.seed for g in generations})
+    speculated = f"{text} | " if (text := speculation(generations)) else ""
     peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in llm.peak_memory())
     quantized = f"{loaded.quantized} | " if loaded.quantized else ""
     print(
         f"{loaded.placement} {loaded.precision} | {quantized}loaded in {loaded.load_s:.2f} s | "
         f"{prompt_tokens} prompt tokens, first token after {timing.ttft_s:.2f} s | {timing.new_tokens} new tokens, "
-        f"{timing.tokens_per_s:.1f} tokens/s | peak memory {peaks} GB | "
+        f"{timing.tokens_per_s:.1f} tokens/s | {speculated}peak memory {peaks} GB | "
         f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else ""),
         file=sys.stderr,
     )

@@ -50,7 +50,8 @@ def statistics(conversation: Conversation) -> str:
     return (
         f"{turn.prompt_tokens} prompt tokens, {turn.reused_tokens} of them reused, first token after "
         f"{turn.timing.ttft_s:.2f} s | {turn.new_tokens} new tokens, {turn.timing.tokens_per_s:.1f} tokens/s | "
-        f"{turn.context_left} tokens left | seed {turn.seed}"
+        + (f"{turn.speculation} | " if turn.speculation else "")
+        + f"{turn.context_left} tokens left | seed {turn.seed}"
     )
 
 

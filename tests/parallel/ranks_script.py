@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from mygpt import LLM
+from mygpt.build import build
 from mygpt.checkpoint import open_checkpoint
-from mygpt.load import Loaded, build
+from mygpt.load import Loaded
 from mygpt.options import LoadOptions
 from mygpt.parallel.channel import Channel, Leader, follow
 from mygpt.parallel.placement import Placement

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from mygpt import LLM
+from mygpt.build import build
 from mygpt.checkpoint import open_checkpoint
-from mygpt.load import Loaded, build
+from mygpt.load import Loaded
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from tests.families.variants import Variant
