@@ -170,8 +170,7 @@ class _Planner:
         num_nodes: int,
     ) -> None:
         self.config, self.work, self.mode = config, work, mode
-        self.devices, self.num_nodes = devices, num_nodes
-        self.kind = devices[0].type
+        self.devices, self.num_nodes, self.kind = devices, num_nodes, devices[0].type
         model, self.precision = empty_model(config, None, precision, devices[0], mode)
         self.largest_weight = max(parameter.nbytes for parameter in model.parameters())
         self.itemsize = DTYPES[self.precision].itemsize
