@@ -121,13 +121,13 @@ class GPT(nn.Module):
         """The rotary embedding of the layers without a window."""
         return self.places.rope
 
-    def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
-        """An empty cache, each layer's part beside its weights."""
+    def allocate_cache(self, batch_size: int, slots: int, device: torch.device | None = None) -> KVCache:
+        """An empty cache, each layer's part beside its weights, or all of it on a device."""
         attentions = [
             cast(Attention | LatentAttention, layer.get_submodule("attention")) for layer in self.layers
         ]
         shapes = [attention.cache_shape for attention in attentions]
-        devices = [attention.output.device for attention in attentions]
+        devices = [device or attention.output.device for attention in attentions]
         return KVCache(shapes, batch_size, slots, devices, self.embed.weight.dtype)
 
 

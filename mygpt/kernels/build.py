@@ -85,7 +85,8 @@ def _key(compiler: list[str], openmp: Path) -> str:
 
 def _compile(compiler: list[str], openmp: Path, path: Path) -> None:
     """A few seconds. Processes that do it at the same time each rename a whole file into place."""
-    print("compiling mygpt's kernels for this processor, once", file=sys.stderr)
+    if sys.stderr.isatty():  # where a program reads it, an error is the only line
+        print("compiling mygpt's kernels for this processor, once", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch, path.name)

@@ -105,7 +105,8 @@ class Leader:
 
     def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
         """An empty cache, mirrored on every rank."""
-        own = self.model.allocate_cache(batch_size, slots)
+        # For its layers' shapes. Offloaded weights are not where keys and values belong.
+        own = self.model.allocate_cache(1, 1, self.channel.ranks.device)
         return MirroredCache(self, own, batch_size, slots)
 
     def peak_memory(self) -> list[int]:
@@ -202,7 +203,7 @@ def _follow(model: GPT, channel: Channel) -> None:
             model(torch.tensor(ids), cache, last=last, lengths=lengths)
         elif kind == "allocate":
             number, batch_size, slots = rest
-            caches[number] = model.allocate_cache(batch_size, slots)
+            caches[number] = model.allocate_cache(batch_size, slots, channel.ranks.device)
         elif kind == "reserve":
             number, slots = rest
             caches[number].reserve(slots)

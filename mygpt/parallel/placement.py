@@ -13,7 +13,7 @@ from mygpt.model import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import free_bytes, mover, pick_devices
 from mygpt.parallel.ranks import Ranks, launch
-from mygpt.parallel.sequential import SequentialGPT, partition
+from mygpt.parallel.sequential import USABLE, SequentialGPT, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 from mygpt.weights import Weight, fill, put_whole
 
@@ -46,7 +46,10 @@ class Placement:
         """
         device = self.devices[0]
         if isinstance(model, SequentialGPT):
-            model.split(self.devices, partition(model, self.devices, [*map(free_bytes, self.devices)]))
+            model.split(
+                self.devices,
+                partition(model, self.devices, [USABLE * free_bytes(device) for device in self.devices]),
+            )
             fill(model, tensors, mover(model.device_of, precision), source)
             return
         put = put_whole
