@@ -1,8 +1,9 @@
 """What speculation gains: tokens/s with drafts against those without, in turn in one process; and are the ids the same?
 
-    python benchmarks/speculate.py CHECKPOINT [--draft_layers 2]
+    python benchmarks/speculate.py CHECKPOINT [--lead 128] [--draft_layers 2]
 
-`--speculate ngram` on a text that repeats itself, greedy. With `--draft_layers N` a draft model too, greedy and
+`--speculate ngram` on a text that repeats itself, greedy. Random weights do not repeat what they read, but what they
+wrote themselves: give them a `--lead`. With `--draft_layers N` a draft model too, greedy and
 sampling: the model's own first N layers, after the matrices by which the other layers add to the residual stream
 were scaled down by `DAMPING`, so that both agree mostly. Such a pair tells what agreement gains, whatever the
 weights; the damped model costs what the whole one does. Ratios are medians over the rounds, after one to warm up.
@@ -106,12 +107,17 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-true")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--new_tokens", type=int, default=96)
+    parser.add_argument(
+        "--lead", type=int, default=0, help="tokens of its own that the prompt is continued by"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--draft_layers", type=int, default=0, help="of the draft model; 0 for none")
     args = parser.parse_args()
     llm = LLM.load(args.checkpoint, precision=args.precision, accelerator=args.accelerator)
     prompt = llm.encode(TEXT, raw_prompt=True)
     llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))  # ids are what is measured
+    if args.lead:
+        prompt = prompt + run(llm, prompt, GREEDY, NGramDrafter(), args.lead)["ids"]
     results = {"ngram": compare(llm, prompt, GREEDY, None, args)}
     if args.draft_layers:
         model = llm.loaded.model

@@ -167,7 +167,7 @@ class KVCache:
 
     @contextmanager
     def rewound(self) -> Iterator[None]:
-        """Forget afterwards all that was added within, windows included. No longer than this may it be reserved."""
+        """Forget afterwards all that was added within, out of windows too. The cache must not grow meanwhile."""
         lengths = self.lengths
         rings = [layer for layer in self.layers if isinstance(layer, WindowCache)]
         before = [(ring.keys.clone(), ring.values.clone()) for ring in rings]

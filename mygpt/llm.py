@@ -16,7 +16,7 @@ from mygpt.decode import decode
 from mygpt.errors import InputError
 from mygpt.generation import MAX_DRAFT, Drafter, Generation
 from mygpt.load import Loaded, load
-from mygpt.options import ChatOptions, LoadOptions, Sampling
+from mygpt.options import ChatOptions, LoadOptions, Sampling, check_one_drafter
 from mygpt.prompts import Prompter
 from mygpt.speculate import ModelDrafter, make_drafter
 from mygpt.tokenizer import Tokenizer
@@ -187,10 +187,9 @@ class LLM:
     def drafter(self, speculate: str | None) -> Drafter | None:
         """What proposes tokens: the draft model where one was loaded, what `--speculate` names, or nothing."""
         draft = self.loaded.draft
+        check_one_drafter(draft, speculate)
         if draft is None:
             return make_drafter(speculate)
-        if speculate is not None:
-            raise InputError(f"--speculate {speculate} and --draft are two ways to do one thing; choose one")
         return ModelDrafter(draft.model, draft.model.config, self.loaded.vocab_size)
 
     @staticmethod

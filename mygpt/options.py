@@ -259,6 +259,16 @@ class ReplOptions:
     load: Path | None = None
 
 
+def check_one_drafter(draft: object, speculate: str | None) -> None:
+    """See that not both `--draft` and `--speculate` are given.
+
+    Raises:
+        InputError: they are.
+    """
+    if draft is not None and speculate is not None:
+        raise InputError(f"--speculate {speculate} and --draft are two ways to do one thing; choose one")
+
+
 def check_types(options: type, values: Mapping[str, Any]) -> None:
     """See that values fit their fields of a dataclass of options; the command line's parser does so by itself.
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,11 @@ def test_the_commands(command: str, tmp_path: Path) -> None:
         of = f"{sample['accepted_draft_tokens']} of {sample['draft_tokens']} draft tokens accepted"
         assert of in statistics
     assert sample["accepted_draft_tokens"] == sample["draft_tokens"]
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_both_ways_are_refused_before_anything_is_loaded(command: str) -> None:
+    options = ["no-such-model", "--speculate=ngram", "--draft=neither"]
+    options += ["--prompt=x"] if command == "generate" else []
+    with pytest.raises(InputError, match="--speculate ngram and --draft are two ways to do one thing"):
+        import_module(f"mygpt.commands.{command}").run(options)

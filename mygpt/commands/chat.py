@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mygpt.commands.parser import given, make_parser, parse, take, with_strategy
 from mygpt.default_model import REPO
 from mygpt.errors import InputError
-from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling
+from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling, check_one_drafter
 
 GROUPS = (ReplOptions, ChatOptions, Sampling, LoadOptions)
 
@@ -24,6 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     parsed = parse(parser, arguments)
     repl, options = take(ReplOptions, parsed), take(ChatOptions, parsed)
     sampling, loading = take(Sampling, parsed), with_strategy(take(LoadOptions, parsed), "chat", "auto")
+    check_one_drafter(loading.draft, options.speculate)
     named = given(parser, arguments)
     if loading.prompt_style == "raw":
         raise InputError("--prompt_style raw has no way to write a conversation: leave it out, or take plain")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mygpt.commands.output import print_json, print_statistics, print_text
 from mygpt.commands.parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
-from mygpt.options import GenerateOptions, LoadOptions, Sampling
+from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
 from mygpt.parallel import is_follower
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def run(
     parsed = parse(parser, arguments)
     options, sampling = take(GenerateOptions, parsed), take(Sampling, parsed)
     loading = with_strategy(take(LoadOptions, parsed), command, strategy)
+    check_one_drafter(loading.draft, options.speculate)
     # Before the model, which takes longer. The first rank alone reads them: standard input is there only once.
     prompts = [] if is_follower() else read_prompts(parsed.prompt, options.prompts)
 
