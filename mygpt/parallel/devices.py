@@ -102,5 +102,8 @@ def cast(model: nn.Module, precision: str) -> None:
 
 
 def mover(device_of: Callable[[str], torch.device], precision: str) -> Place:
-    """Cast and move. On the CPU a tensor of the right dtype stays where it is: mapped from the file."""
-    return lambda name, tensor: tensor.to(device=device_of(name), dtype=dtype_of(name, precision))
+    """Cast and move. On the CPU a tensor of the right dtype stays where it is: mapped from the file.
+
+    A slice of columns does not: products read it faster in one piece, and its pages of the file hold the others' too.
+    """
+    return lambda name, tensor: tensor.to(device_of(name), dtype_of(name, precision)).contiguous()
