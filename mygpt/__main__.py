@@ -6,14 +6,13 @@ import contextlib
 import importlib
 import io
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 
 from mygpt import __version__
 from mygpt.errors import InputError, one_line
-from mygpt.parallel import PATIENCE, is_follower
+from mygpt.parallel import PATIENCE, begin_to_follow, is_follower
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
     if is_follower():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C means
+        begin_to_follow()
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback

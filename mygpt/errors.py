@@ -29,5 +29,6 @@ def one_line(error: Exception) -> str:
         return text
     # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
-        return f"out of memory; try a smaller --max_new_tokens, --batch_size or model ({text})"
+        remedy = "try a smaller --max_new_tokens, --batch_size or model, or more --devices; 'mygpt plan' says what fits"
+        return f"out of memory; {remedy} ({text})"
     return f"{type(error).__name__}: {text} (MYGPT_DEBUG=1 shows where)"

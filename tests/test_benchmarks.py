@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +95,14 @@ def test_speculate(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert report["draft_greedy"]["same_ids"]
     assert report["draft_greedy"]["accepted_draft_tokens"] > 0
     assert report["draft_sampled"]["draft_tokens"] > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="measures resident memory")
+def test_placement(tiny: Path) -> None:
+    """In a process of its own: ranks are started as its script was."""
+    command = [sys.executable, BENCHMARKS / "placement.py", tiny, "--repeats", "1", "--new_tokens", "3"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert set(report) >= ENVIRONMENT
+    for results in ("tokens_per_s", "ratios_to_one", "memory_bytes", "memory_ratios_to_one"):
+        assert set(report[results]) == {"one", "sequential", "tensor"}

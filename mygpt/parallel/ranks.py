@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from mygpt.parallel import is_follower
+from mygpt.parallel import begin_to_follow, is_follower
 from mygpt.parallel.watch import Watch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 _FOREVER = timedelta(days=365)  # ranks wait for a user's next message
+_MEETING = timedelta(hours=2)  # and for each other, while one of them may be downloading
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,21 @@ def launch(accelerator: str, devices: int, num_nodes: int) -> Ranks:
         lambda model, mesh: model,
         data_parallel_size=devices * num_nodes,
         tensor_parallel_size=1,
-        timeout=_FOREVER,
+        timeout=_MEETING,
     )
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
     children: list[subprocess.Popen[bytes]] = getattr(strategy.launcher, "procs", [])  # filled by launch()
     if is_follower():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C means
-    watch = Watch(strategy.node_rank * devices, children, follower=is_follower())
+        begin_to_follow()
+    watch = Watch(strategy.node_rank * devices, children)
     atexit.register(watch.end)
     watch.start()
     with _without_observer(), watch.start_up():
         fabric.launch()
+    os.environ["RANK"] = str(fabric.global_rank)  # what an error message names
     if fabric.global_rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    gloo = dist.get_backend() == "gloo"
-    control = dist.group.WORLD if gloo else dist.new_group(backend="gloo", timeout=_FOREVER)
+    control = dist.new_group(backend="gloo", timeout=_FOREVER)
     assert control is not None
     return Ranks(
         fabric.global_rank,

@@ -18,14 +18,13 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from mygpt.errors import RunError
-from mygpt.parallel import PATIENCE
+from mygpt.parallel import PARENT, PATIENCE
 
 try:
     import termios
 except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
-_PARENT = "MYGPT_PARENT"  # tells a follower, from its first moment, who must be alive
 _TICK = 0.1  # seconds
 
 
@@ -35,19 +34,17 @@ class Watch(threading.Thread):
     Who knows what happened tells it: a rank that fails by itself, or this, of one that was killed.
     """
 
-    def __init__(self, first_rank: int, children: Sequence[subprocess.Popen[Any]], *, follower: bool) -> None:
-        """Watch the `children`, which may be started later, and in a follower whoever started it.
+    def __init__(self, first_rank: int, children: Sequence[subprocess.Popen[Any]]) -> None:
+        """Watch the `children`, which may be started later.
 
         Args:
             first_rank: that of this node's first process, which starts the others.
             children: ranks that this one starts, in order.
-            follower: whether this process was started as a further rank.
         """
         super().__init__(daemon=True, name="mygpt-watch")
         self.first_rank = first_rank
         self.children = children
-        self.parent = int(os.environ.get(_PARENT) or os.getppid()) if follower else None
-        os.environ[_PARENT] = str(os.getpid())
+        os.environ[PARENT] = str(os.getpid())
         self.starting = True
         self.dismissed = False  # the others have been told that it is over
         self.ended = False
@@ -58,9 +55,6 @@ class Watch(threading.Thread):
         """Look at the others several times a second."""
         while not self.ended:
             self._wait()
-            if self.parent is not None and os.getppid() != self.parent:
-                first_follower = os.environ.get("LOCAL_RANK") == "1"  # one of them tells
-                self._exit(f"rank {self.first_rank} was killed" if first_follower else None)
             for number, child in enumerate(tuple(self.children), self.first_rank + 1):
                 if child.poll() and not self.ended:
                     self._child_failed(number, child.returncode)

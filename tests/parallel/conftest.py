@@ -1,0 +1,83 @@
+"""What the tests of commands over several ranks share."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest) -> Path:
+    """The default model as a folder, as the command itself makes it; pytest's cache keeps it."""
+    cache = Path(request.config.cache.mkdir("mygpt"))
+    folder = cache / "SmolLM2-135M-Instruct"
+    if not folder.is_dir():
+        environment = os.environ | {"MYGPT_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-m", "mygpt", "generate", "--prompt", "Hi", "--max_new_tokens", "1"]
+        subprocess.run(command, env=environment, check=True, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture
+def start() -> Start:
+    """Starts `mygpt` in a process group of its own, as a shell does; what is left of it is ended after the test."""
+    started = []
+
+    def start(
+        *arguments: object, launcher: Sequence[str] = (sys.executable,), **environment: object
+    ) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*launcher, "-m", "mygpt", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", **{k: str(v) for k, v in environment.items()}},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    left = [pid for process in started for pid in group(process.pid)]
+    for process in started:
+        if group(process.pid):
+            os.killpg(process.pid, 9)
+        process.communicate()
+    assert not left, "processes were left behind"
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a group that have not ended, its leader among them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # ended meanwhile
+            continue
+        if int(of_group) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
