@@ -54,8 +54,6 @@ def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) ->
     family, config = read_config(checkpoint.config, source)
     mode = pick_mode(checkpoint.config, source, options.quantize, placement.strategy, device)
     model, precision = empty_model(config, placement.strategy, options.precision, device, mode)
-    if device.type == "cpu":
-        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
     tensors: Iterable[tuple[str, Weight]] = checkpoint.tensors()
     method = quantization_method(checkpoint.config)
     if dequantized := DEQUANTIZERS.get(method):
@@ -68,6 +66,8 @@ def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) ->
     elif mode is not None:
         quantize_linears(model, mode, DTYPES[precision])
     placement.fill(model, translated(tensors, family, config), precision, source)
+    if device.type == "cpu":
+        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
     return model.eval(), precision
 
 
