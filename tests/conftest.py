@@ -1,10 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mygpt.default_model import fetch_gguf
+
+# Compiled once for all tests, also those that give mygpt another cache, and the processes that they start.
+os.environ.setdefault("MYGPT_KERNELS", str(Path("~/.cache/mygpt/kernels").expanduser()))
 
 
 @pytest.fixture(scope="session")

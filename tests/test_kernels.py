@@ -221,13 +221,12 @@ def test_without_a_place_to_write(fresh: Path) -> None:
 @needs_kernels
 def test_a_broken_library_is_made_anew(fresh: Path, capfd: pytest.CaptureFixture[str]) -> None:
     subprocess.run([sys.executable, "-c", BUILD], check=True)  # elsewhere: here it would stay loaded
-    assert capfd.readouterr().err.startswith("compiling")
     (made,) = fresh.glob("*")
     size = made.stat().st_size
     made.write_bytes(b"half a library")
     assert build.library() is not None
     assert made.stat().st_size == size
-    assert capfd.readouterr().err.startswith("compiling")
+    assert capfd.readouterr().err == ""  # no terminal
 
 
 @needs_kernels

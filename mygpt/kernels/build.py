@@ -1,7 +1,7 @@
 """Compiles the kernels at their first use, and finds them compiled ever after.
 
-The library lies in `kernels` under mygpt's cache folder, named by all that it depends on: sources, flags, processor
-and torch's version. Whatever goes wrong means no kernels, never an error.
+The library lies in $MYGPT_KERNELS, or in `kernels` under mygpt's cache folder, named by all that it depends on:
+sources, flags, processor and torch's version. Whatever goes wrong means no kernels, never an error.
 """
 
 from __future__ import annotations
@@ -69,8 +69,10 @@ def _compiler() -> list[str]:
 
 
 def _folder() -> Path:
-    own, user = os.environ.get("MYGPT_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or Path(user, "mygpt"), "kernels").expanduser()
+    if own := os.environ.get("MYGPT_KERNELS"):
+        return Path(own).expanduser()
+    cache, user = os.environ.get("MYGPT_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache or Path(user, "mygpt"), "kernels").expanduser()
 
 
 def _key(compiler: list[str], openmp: Path) -> str:
