@@ -140,7 +140,7 @@ def steps(model: GPT, prompts: Tensor, lengths: list[int], new: Tensor) -> Tenso
     logits = [model(prompts, cache, last=last)]
     cache.advance(lengths)
     for ids in new:
-        logits.append(model(ids[:, None], cache, last=torch.zeros(len(prompts), dtype=torch.long)))
+        logits.append(model(ids[:, None], cache, last=[0] * len(prompts)))
         cache.advance([1] * len(prompts))
     return torch.stack(logits)
 
