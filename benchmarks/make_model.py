@@ -40,6 +40,18 @@ RANDOM: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
     },
+    # Llama 3's, but for a tied head: a token reads as many bytes.
+    "8B": LLAMA
+    | {
+        "vocab_size": 128256,
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rope_theta": 500000.0,
+    },
     "tiny": LLAMA
     | {
         "num_hidden_layers": 2,
@@ -101,18 +113,24 @@ def write_random(path: Path, config: Mapping[str, Any]) -> None:
             stream.write(memoryview(random_weight(shape).view(torch.int16).numpy()).cast("B"))
 
 
+def make_random(model: str, target: Path) -> None:
+    """Write a random model, without a tokenizer."""
+    torch.manual_seed(0)
+    target.mkdir(parents=True, exist_ok=True)
+    write_random(target / "model.safetensors", RANDOM[model])
+    # last: without it, what a killed run leaves is no model
+    (target / "config.json").write_text(json.dumps(RANDOM[model], indent=2) + "\n")
+
+
 def make(model: str, target: Path, source: str | None = None) -> None:
     """Write a model; `source` is the checkpoint that gives the tokenizer, and A's weights."""
     checkpoint = open_checkpoint(resolve(source))
     if model == "A":
         write_folder(checkpoint, target, dtype=torch.bfloat16)
         return
-    torch.manual_seed(0)
     target.mkdir(parents=True)
     checkpoint.write_tokenizer(target)
-    write_random(target / "model.safetensors", RANDOM[model])
-    # last: without it, what a killed run leaves is no model
-    (target / "config.json").write_text(json.dumps(RANDOM[model], indent=2) + "\n")
+    make_random(model, target)
 
 
 def main() -> None:

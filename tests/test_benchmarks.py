@@ -106,3 +106,11 @@ def test_placement(tiny: Path) -> None:
     assert set(report) >= ENVIRONMENT
     for results in ("tokens_per_s", "ratios_to_one", "memory_bytes", "memory_ratios_to_one"):
         assert set(report[results]) == {"one", "sequential", "tensor"}
+
+
+def test_gpu(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The program for a GPU, small and on the CPU."""
+    run("gpu", "--accelerator", "cpu", "--tiny", "true", "--new_tokens", 3, "--prompt", 8, "--repeats", 1)
+    report = last_line(capsys)
+    assert report["correct"]["ids_equal"]
+    assert set(report["speeds"]) == {"batch 1", "batch 8", "bnb.nf4"}

@@ -136,7 +136,7 @@ def steps(model: GPT, prompts: Tensor, lengths: list[int], new: Tensor) -> Tenso
     shapes = [LayerShape(model.config.n_kv_heads, model.config.head_dim, w) for w in model.config.windows]
     dtype = model.embed.weight.dtype
     cache = KVCache(shapes, len(prompts), 400, [torch.device("cpu")] * len(shapes), dtype)
-    last = torch.tensor(lengths) - 1
+    last = [length - 1 for length in lengths]
     logits = [model(prompts, cache, last=last)]
     cache.advance(lengths)
     for ids in new:
