@@ -7,6 +7,8 @@ import pytest
 
 from mygpt.default_model import fetch_gguf
 
+# Tiny models are no faster with more threads, and the threads of several processes on few cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiled once for all tests, also those that give mygpt another cache, and the processes that they start.
 os.environ.setdefault("MYGPT_KERNELS", str(Path("~/.cache/mygpt/kernels").expanduser()))
 
