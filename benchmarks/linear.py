@@ -19,6 +19,8 @@ from report import print_report
 from torch import Tensor
 
 from mygpt import kernels
+from mygpt.quantize.kernels import FastFourBitProduct
+from mygpt.quantize.tensors import FourBit
 
 SHAPES = [(960, 576), (3072, 576), (576, 1536), (3072, 2048), (16384, 2048), (2048, 8192)]
 BYTES = 400e6  # more than most caches
@@ -39,37 +41,26 @@ def floats(dtype: torch.dtype) -> tuple[Callable[[tuple[int, int]], Any], dict[s
 
 def int8() -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
     def make(shape: tuple[int, int]) -> Any:
-        return torch.randint(-127, 128, shape, dtype=torch.int8), torch.rand(shape[0])
+        return torch.randint(-127, 128, shape, dtype=torch.int8), torch.rand(shape[0]).bfloat16()
 
-    ways: dict[str, Product] = {
-        "int8pack_mm": lambda x, w: torch._weight_int8pack_mm(x, w[0], w[1].to(x.dtype)),
-    }
+    ways: dict[str, Product] = {"int8pack_mm": lambda x, w: torch._weight_int8pack_mm(x, *w)}
     if kernels.library():
-        ways["kernel"] = lambda x, w: kernels.int8_linear(x, *w)
+        ways["kernel"] = lambda x, w: kernels.multiply(x, kernels.int8_matrix(*w))
     return make, ways
 
 
 def nf4() -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
-    from bitsandbytes.functional import QuantState, get_4bit_type
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    table = get_4bit_type("nf4", device="cpu")
+    """Both in the same layout, in memory once."""
 
     def make(shape: tuple[int, int]) -> Any:
-        packed = torch.randint(256, (shape[0] * shape[1] // 2, 1), dtype=torch.uint8)
-        absmax = torch.rand(shape[0] * shape[1] // 64)
-        state = QuantState(
-            absmax, shape=torch.Size(shape), code=table, blocksize=64, quant_type="nf4", dtype=torch.bfloat16
-        )
-        layer = Linear4bit(shape[1], shape[0], bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
-        layer.weight = Params4bit(
-            packed.clone(), requires_grad=False, quant_state=state, bnb_quantized=True, module=layer
-        )
-        return packed, absmax, layer.eval()
+        rows, columns = shape
+        packed = torch.randint(256, (rows, columns // 2), dtype=torch.uint8)
+        matrix = FourBit(torch.Size(shape), "nf4", packed, torch.rand(rows, columns // 64))
+        return FastFourBitProduct(matrix)
 
-    ways: dict[str, Product] = {"bitsandbytes": lambda x, w: w[2](x)}
-    if kernels.library():
-        ways["kernel"] = lambda x, w: kernels.fourbit_linear(x, w[0], w[1], table)
+    ways: dict[str, Product] = {"bitsandbytes": lambda x, w: w.by_bitsandbytes(x)}
+    if kernels.has_fourbit():
+        ways["kernel"] = lambda x, w: kernels.multiply(x, kernels.fourbit_matrix(w.rows, w.absmax, w.levels))
     return make, ways
 
 
@@ -80,7 +71,7 @@ KINDS: dict[str, Callable[[], tuple[Callable[[tuple[int, int]], Any], dict[str, 
     "nf4": nf4,
 }
 # Of a weight, scales included.
-BITS = {"bfloat16": 16.0, "float32": 32.0, "int8": 8.0, "nf4": 4.5}
+BITS = {"bfloat16": 16.0, "float32": 32.0, "int8": 8.0, "nf4": 4.25}
 
 
 def seconds(ways: dict[str, Product], x: Tensor, weights: Sequence[Any], repeats: int) -> dict[str, float]:

@@ -5,6 +5,8 @@ Shapes: B sequences, C hidden size.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from mygpt import kernels
@@ -14,22 +16,29 @@ from mygpt.context import Context
 from mygpt.linear import FusedLinear, Linear
 from mygpt.mlp import GatedMLP
 from mygpt.norm import OnePlusRMSNorm, RMSNorm
+from mygpt.quantize.linear import QuantizedLinear
 
-_LINEARS = (Linear, FusedLinear)
+_LINEARS = (Linear, FusedLinear, QuantizedLinear)
 
 
 class FusedBlock:
     """The parts of `mygpt.model.Block`, where there are kernels for all of them: `fuse` makes it."""
 
     def __init__(
-        self, norms: tuple[nn.RMSNorm, nn.RMSNorm], attention: Attention, mlp: GatedMLP, scale: float
+        self,
+        norms: tuple[nn.RMSNorm, nn.RMSNorm],
+        attention: Attention,
+        mlp: GatedMLP,
+        scale: float,
+        matrices: list[kernels.Matrix],
     ) -> None:
+        """`matrices` are what the kernel is told of the four linear layers."""
         linears = attention.qkv, attention.output, mlp.gate_up, mlp.down
         self.attention = attention
         # The modules' own dictionaries: a weight that was replaced since is noticed, at little cost.
-        self.held = [(module._parameters, module.weight) for module in (*linears, *norms)]
+        self.held = [_weight(module) for module in (*linears, *norms)]
         self.kernel = kernels.Block(
-            [kernels.matrix(linear.weight, linear.bias) for linear in linears],
+            matrices,
             [norm.weight for norm in norms],
             activation=mlp.activation_name,
             eps=norms[0].eps or 0.0,
@@ -39,11 +48,18 @@ class FusedBlock:
 
     def is_current(self) -> bool:
         """Whether the weights are still those that the kernel was told of."""
-        return all(parameters["weight"] is weight for parameters, weight in self.held)
+        return all(members[name] is member for members, name, member in self.held)
 
     def __call__(self, x: Tensor, context: Context, cache: LayerCache) -> Tensor:
         """x (B, 1, C) to the same shape."""
         return self.kernel(x, self.attention.kernel_call(context, cache))
+
+
+def _weight(module: nn.Module) -> tuple[dict[str, Any], str, Any]:
+    """What holds a module's weight, the weight's name there, and the weight."""
+    if isinstance(module, QuantizedLinear):
+        return module._modules, "products", module.products
+    return module._parameters, "weight", module.weight
 
 
 def fuse(
@@ -57,12 +73,14 @@ def fuse(
         return None
     if not (isinstance(first, RMSNorm | OnePlusRMSNorm) and isinstance(second, type(first))):
         return None
-    linears = attention.qkv, attention.output, mlp.gate_up, mlp.down
     slots = attention.qkv.slots
-    fits = (
-        mlp.activation_name in kernels.ACTIVATIONS
-        and slots["q"] <= kernels.MAX_GROUP * slots["k"]
-        and all(type(linear) in _LINEARS for linear in linears)
-        and all(kernels.fits_linear(x[..., :1, :], linear.weight) for linear in linears)
-    )
-    return FusedBlock((first, second), attention, mlp, scale) if fits else None
+    if mlp.activation_name not in kernels.ACTIVATIONS or slots["q"] > kernels.MAX_GROUP * slots["k"]:
+        return None
+    matrices = []
+    for linear in (attention.qkv, attention.output, mlp.gate_up, mlp.down):
+        # of one row: of x only the number of rows and the dtype count
+        matrix = linear.kernel_matrix(x[:1]) if type(linear) in _LINEARS else None
+        if matrix is None:
+            return None
+        matrices.append(matrix)
+    return FusedBlock((first, second), attention, mlp, scale, matrices)

@@ -47,6 +47,10 @@ class Linear(nn.Linear):
         """Where the matrix is."""
         return self.weight.device
 
+    def kernel_matrix(self, x: Tensor) -> kernels.Matrix | None:
+        """What kernels are told of the matrix and the bias; None where they do not take it with such an x."""
+        return kernels.matrix(self.weight, self.bias) if kernels.fits_linear(x, self.weight) else None
+
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) to (…, out)."""
         return linear(x, self.weight, self.bias)

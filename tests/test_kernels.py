@@ -16,6 +16,7 @@ from mygpt.cache import KVCache, LayerShape
 from mygpt.config import Config, RopeConfig
 from mygpt.kernels import build, ops
 from mygpt.model import GPT
+from mygpt.quantize.kernels import to_row_groups
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no kernels on this machine")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -66,25 +67,44 @@ def test_products(shape: tuple[int, int], dtype: torch.dtype, threads: int) -> N
 def test_quantized_products(rows: int, dtype: torch.dtype, threads: int) -> None:
     for out, width in SHAPES:
         x, bias = torch.randn(rows, width).to(dtype), torch.randn(out).to(dtype)
-        weight, scales = torch.randint(-127, 128, (out, width), dtype=torch.int8), torch.rand(out)
+        weight, scales = torch.randint(-127, 128, (out, width), dtype=torch.int8), torch.rand(out).to(dtype)
         reference = F.linear(x.double(), weight * scales[:, None].double(), bias.double())
-        check(kernels.int8_linear(x, weight, scales, bias), reference)
+        check(kernels.multiply(x, kernels.int8_matrix(weight, scales, bias)), reference)
 
 
 @needs_kernels
-@pytest.mark.skipif(not kernels.has_fourbit(), reason="needs AVX512")
+def test_int8_products_lose_nothing_beside_outliers() -> None:
+    """Nothing but the last rounding; and what is not finite is not lost."""
+    x, weight = torch.randn(2, 2000).bfloat16(), torch.randint(-127, 128, (64, 2000), dtype=torch.int8)
+    x[:, 7], scales = 1000, torch.ones(64).bfloat16()
+    matrix = kernels.int8_matrix(weight, scales)
+    reference = x.double() @ weight.double().t()
+    torch.testing.assert_close(kernels.multiply(x, matrix).double(), reference, rtol=2**-8, atol=0.5)
+    assert torch.equal(kernels.multiply(x * 0, matrix), torch.zeros(2, 64).bfloat16())
+    for odd in (torch.nan, torch.inf):
+        x[0, 5] = odd
+        y = kernels.multiply(x, matrix)
+        assert not y[0].isfinite().any()
+        assert y[1].isfinite().all()
+
+
+@needs_kernels
+@pytest.mark.skipif(not kernels.has_fourbit(), reason="needs AVX512-BF16")
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_four_bits_as_bitsandbytes_has_them(dtype: torch.dtype, kind: str, threads: int) -> None:
+def test_four_bits_as_bitsandbytes_has_them(kind: str, threads: int) -> None:
     functional = pytest.importorskip("bitsandbytes.functional")
-    for out, width in [(6, 64), (37, 576), (130, 2048)]:
-        weight = torch.randn(out, width)
+    for out, width in [(32, 64), (160, 576), (128, 2048)]:
+        weight, bias = torch.randn(out, width), torch.randn(out).bfloat16()
         packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type=kind)
-        restored = functional.dequantize_4bit(packed, state).double()
-        for rows in (1, 3, 16):
-            x = torch.randn(rows, width).to(dtype)
-            y = kernels.fourbit_linear(x, packed, state.absmax, state.code)
-            check(y, x.double() @ restored.t())
+        absmax = state.absmax.view(out, -1).t().bfloat16().contiguous()
+        groups, table = to_row_groups(packed.view(out, -1)), state.code
+        matrix = kernels.fourbit_matrix(groups, absmax, table, bias)
+        codes = torch.stack((packed.view(-1) >> 4, packed.view(-1) & 15), dim=-1).long()
+        # rounded as in the kernel, which is then exact but for the order of its sums
+        restored = table.bfloat16().double()[codes].view(-1, 64) * state.absmax.bfloat16().double()[:, None]
+        for rows in (1, 2, 3, 7, 16):
+            x = torch.randn(rows, width).bfloat16()
+            check(kernels.multiply(x, matrix), F.linear(x.double(), restored.view(out, width), bias.double()))
 
 
 @needs_kernels

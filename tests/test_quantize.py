@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from mygpt import LLM
+from mygpt import LLM, kernels
 from mygpt.build import build
 from mygpt.checkpoint import open_checkpoint
 from mygpt.convert import convert
 from mygpt.errors import InputError
 from mygpt.families import read_config
+from mygpt.kernels import ops
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES
@@ -144,7 +145,10 @@ def test_eight_bits_in_the_middle_of_a_file() -> None:
 
 @pytest.mark.skipif(not has_fast_cpu_kernel(), reason="needs AVX512-BF16")
 @pytest.mark.parametrize("mode", FOUR_BITS)
-def test_the_fast_kernel_called_directly_gives_what_its_operator_gives(mode: str) -> None:
+def test_the_fast_kernel_called_directly_gives_what_its_operator_gives(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "library", lambda: None)
     (product,) = make_products([quantize(random_matrix(64, 128), MODES[mode])], torch.bfloat16)
     x = torch.randn(3, 128).bfloat16()
     expected = torch.ops.bitsandbytes.gemv_4bit.default(
@@ -227,6 +231,28 @@ def test_of_a_mixture_the_experts_are_quantized_but_not_the_router(
 
 
 MIXTURES = {"qwen2_moe": "qwen2-moe", "mixtral": "mixtral"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_token_goes_through_a_whole_block_in_one_call(
+    llama: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logits are those of the layers one by one, by torch and bitsandbytes."""
+    llm = load(llama, quantize=mode)
+    model, prompt, new = llm.loaded.model, torch.arange(9)[None], torch.tensor([[3]])
+
+    def step() -> Tensor:
+        with torch.inference_mode():
+            cache = model.allocate_cache(1, 16)
+            model(prompt, cache, last=[8])
+            cache.advance([9])
+            return model(new, cache, last=[0])
+
+    fused = step()
+    own = kernels.library() is not None and (mode == "bnb.int8" or kernels.has_fourbit())
+    assert all((layer.fused is not None) == own for layer in model.layers)
+    monkeypatch.setattr(ops, "library", lambda: None)
+    assert error(fused, step()) < ROUNDING
 
 
 def test_a_tied_head_stays_tied(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from mygpt.kernels.block import Block as Block
 from mygpt.kernels.build import library as library
 from mygpt.kernels.ops import ACTIVATIONS as ACTIVATIONS
 from mygpt.kernels.ops import MAX_GROUP as MAX_GROUP
+from mygpt.kernels.ops import MAX_ROWS as MAX_ROWS
 from mygpt.kernels.ops import Attention as Attention
 from mygpt.kernels.ops import Matrix as Matrix
 from mygpt.kernels.ops import attend as attend
@@ -17,10 +18,11 @@ from mygpt.kernels.ops import fits_gated as fits_gated
 from mygpt.kernels.ops import fits_linear as fits_linear
 from mygpt.kernels.ops import fits_norm as fits_norm
 from mygpt.kernels.ops import fits_step as fits_step
-from mygpt.kernels.ops import fourbit_linear as fourbit_linear
+from mygpt.kernels.ops import fourbit_matrix as fourbit_matrix
 from mygpt.kernels.ops import gated_linear as gated_linear
 from mygpt.kernels.ops import has_fourbit as has_fourbit
-from mygpt.kernels.ops import int8_linear as int8_linear
+from mygpt.kernels.ops import int8_matrix as int8_matrix
 from mygpt.kernels.ops import linear as linear
 from mygpt.kernels.ops import matrix as matrix
+from mygpt.kernels.ops import multiply as multiply
 from mygpt.kernels.ops import rms_norm as rms_norm

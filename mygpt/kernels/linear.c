@@ -2,6 +2,7 @@
 #include "vectors.h"
 
 #define MAX_ROWS 16
+#define FOURBIT_TILE 32
 #define MOST 4 // rows of x at a time: TILE * MOST sums are what the registers hold
 #define TILE 4 // rows of weights at a time: as many streams from memory, and sums to keep the CPU busy
 
@@ -45,41 +46,6 @@ INLINE void dots(const int wtype, const int xtype, const int R, const int N, con
         }
 }
 
-#ifdef __AVX512F__
-// As `dots`, for bitsandbytes' packing: the first of two numbers in the high half of a byte, `scales` for 64 each.
-// x is float32, of each 32 numbers first the even ones, then the odd.
-INLINE void dots4(const int R, const int N, const uint8_t *w, const float *scales, const float *table, const float *x,
-                  long in, float *sums) {
-    const __m512 values = _mm512_loadu_ps(table);
-    const long ahead = R * in <= 32768 ? R * in / 2 : 1024;
-    __m512 acc[TILE][MOST];
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) acc[r][n] = _mm512_setzero_ps();
-    for (long i = 0; i < in; i += 64)
-        for (int r = 0; r < R; r++) {
-            const uint8_t *p = w + (r * in + i) / 2;
-            __builtin_prefetch(p + ahead, 0, 3);
-            __m512i a = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
-            __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p + 16)));
-            // the look-up takes the low four bits of each index
-            __m512 odd_a = _mm512_permutexvar_ps(a, values), odd_b = _mm512_permutexvar_ps(b, values);
-            __m512 even_a = _mm512_permutexvar_ps(_mm512_srli_epi32(a, 4), values);
-            __m512 even_b = _mm512_permutexvar_ps(_mm512_srli_epi32(b, 4), values);
-            __m512 scale = _mm512_set1_ps(scales[(r * in + i) / 64]);
-            for (int n = 0; n < N; n++) {
-                const float *xs = x + n * in + i;
-                __m512 s = _mm512_mul_ps(even_a, _mm512_loadu_ps(xs));
-                s = _mm512_fmadd_ps(odd_a, _mm512_loadu_ps(xs + 16), s);
-                s = _mm512_fmadd_ps(even_b, _mm512_loadu_ps(xs + 32), s);
-                s = _mm512_fmadd_ps(odd_b, _mm512_loadu_ps(xs + 48), s);
-                acc[r][n] = _mm512_fmadd_ps(s, scale, acc[r][n]);
-            }
-        }
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) sums[r * N + n] = sum((vec)acc[r][n]);
-}
-#endif
-
 // R rows of weights from row o on, N rows of x from row n on.
 INLINE void block(const int R, const int N, const Matrix *m, int xtype, const void *x, long o, long n, float *sums) {
     const void *w = at(m->weight, m->type, o * m->in), *xs = at(x, xtype, n * m->in);
@@ -87,13 +53,7 @@ INLINE void block(const int R, const int N, const Matrix *m, int xtype, const vo
     if (m->type == F32) dots(F32, F32, R, N, w, xs, in, sums);
     else if (m->type == BF16) dots(BF16, BF16, R, N, w, xs, in, sums);
     else if (m->type == INT8 && xtype == BF16) dots(INT8, BF16, R, N, w, xs, in, sums);
-    else if (m->type == INT8) dots(INT8, F32, R, N, w, xs, in, sums);
-#ifdef __AVX512F__
-    else {
-        const uint8_t *packed = (const uint8_t *)m->weight + o * in / 2;
-        dots4(R, N, packed, m->scales + o * in / 64, m->table, (const float *)x + n * in, in, sums);
-    }
-#endif
+    else dots(INT8, F32, R, N, w, xs, in, sums);
 }
 
 // result[r * rows + n], for `count` <= TILE rows of weights from o on and all rows of x.
@@ -108,34 +68,51 @@ static void tile(const Matrix *m, int xtype, const void *x, long rows, long o, l
         else
             for (long r = 0; r < count; r++) block(1, 1, m, xtype, x, o + r, n, sums + r);
         for (long r = 0; r < count; r++)
-            for (long j = 0; j < step; j++) {
-                float s = sums[r * step + j];
-                if (m->type == INT8) s *= m->scales[o + r];
-                s = rounded(xtype, s);
-                if (m->bias) s = rounded(xtype, s + load1(xtype, m->bias, o + r));
-                result[r * rows + n + j] = s;
-            }
+            for (long j = 0; j < step; j++) result[r * rows + n + j] = sums[r * step + j];
     }
 }
 
-// For 4-bit weights, x as `dots4` takes it, in `packed` (rows, in).
-static const void *prepare(const Matrix *m, int xtype, const void *x, long rows, float *packed) {
-    if (m->type != FOURBIT) return x;
-#pragma omp for
-    for (long i = 0; i < rows * m->in; i++) packed[(i & ~31) + (i & 1) * 16 + (i & 31) / 2] = load1(xtype, x, i);
+// Rows of weights that are worked on together.
+INLINE long tile_rows(const Matrix *m) { return m->type == FOURBIT ? FOURBIT_TILE : TILE; }
+
+// The same for all types, with their scales and the bias, rounded as torch does. `packed` is from `prepare`.
+static void outputs(const Matrix *m, int xtype, const void *x, const void *packed, long rows, long o, long count,
+                    float *result) {
+    if (m->type == FOURBIT) fourbit_tile(m, x, rows, o, result);
+    else if (packed) int8_tile(m, packed, rows, o, count, result);
+    else tile(m, xtype, x, rows, o, count, result);
+    for (long r = 0; r < count; r++)
+        for (long n = 0; n < rows; n++) {
+            float s = result[r * rows + n];
+            if (m->type == INT8) s *= load1(xtype, m->scales, o + r);
+            s = rounded(xtype, s);
+            if (m->bias) s = rounded(xtype, s + load1(xtype, m->bias, o + r));
+            result[r * rows + n] = s;
+        }
+}
+
+long product_scratch(const Matrix *m, int xtype, long rows) {
+    return m->type == INT8 && xtype == BF16 ? rows * int8_scratch(m->in) : 0;
+}
+
+// x as `int8_tile` takes it, in `packed`; NULL where x is taken as it is.
+static const void *prepare(const Matrix *m, int xtype, const void *x, long rows, void *packed) {
+    if (product_scratch(m, xtype, rows) == 0) return NULL;
+    int8_prepare(x, rows, m->in, packed);
     return packed;
 }
 
 // y (rows, out) = x (rows, in) W^T + bias; with a residual (rows, out), residual + alpha * that.
-void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, float *packed,
+void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, void *scratch,
              void *y) {
-    float result[TILE * MAX_ROWS];
+    float result[FOURBIT_TILE * MAX_ROWS];
     long first, last;
-    x = prepare(m, xtype, x, rows, packed);
-    share(m->out, TILE, &first, &last);
-    for (long o = first; o < last; o += TILE) {
-        long count = last - o < TILE ? last - o : TILE;
-        tile(m, xtype, x, rows, o, count, result);
+    const long most = tile_rows(m);
+    const void *packed = prepare(m, xtype, x, rows, scratch);
+    share(m->out, most, &first, &last);
+    for (long o = first; o < last; o += most) {
+        long count = last - o < most ? last - o : most;
+        outputs(m, xtype, x, packed, rows, o, count, result);
         for (long r = 0; r < count; r++)
             for (long n = 0; n < rows; n++) {
                 float s = result[r * rows + n];
@@ -152,16 +129,17 @@ static vec activate(int activation, vec x) {
 }
 
 // y (rows, out / 2) = activation(x G^T) * (x U^T), where W is G above U.
-void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, float *packed, void *y) {
-    float gate[TILE * MAX_ROWS], up[TILE * MAX_ROWS], product[TILE * MAX_ROWS];
-    long first, last, width = m->out / 2;
+void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, void *scratch, void *y) {
+    float gate[FOURBIT_TILE * MAX_ROWS], up[FOURBIT_TILE * MAX_ROWS], product[FOURBIT_TILE * MAX_ROWS];
+    long first, last;
+    const long width = m->out / 2, most = tile_rows(m);
     memset(gate, 0, sizeof gate);
-    x = prepare(m, xtype, x, rows, packed);
-    share(width, TILE, &first, &last);
-    for (long o = first; o < last; o += TILE) {
-        long count = last - o < TILE ? last - o : TILE;
-        tile(m, xtype, x, rows, o, count, gate);
-        tile(m, xtype, x, rows, o + width, count, up);
+    const void *packed = prepare(m, xtype, x, rows, scratch);
+    share(width, most, &first, &last);
+    for (long o = first; o < last; o += most) {
+        long count = last - o < most ? last - o : most;
+        outputs(m, xtype, x, packed, rows, o, count, gate);
+        outputs(m, xtype, x, packed, rows, o + width, count, up);
         for (long i = 0; i < count * rows; i += LANES) {
             vec a = activate(activation, load(F32, gate, i));
             store(F32, product, i, a);

@@ -106,40 +106,38 @@ def matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, in) times weight (out, in), transposed, plus bias (out,); sums in float32."""
-    return _product(x, matrix(weight, bias))
+    return multiply(x, matrix(weight, bias))
 
 
-def int8_linear(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (…, in) times weight (out, in) int8 times scales (out,) float32, plus bias (out,)."""
-    return _product(
-        x, Matrix(weight.data_ptr(), scales.data_ptr(), 0, _pointer(bias), x.shape[-1], len(weight), _INT8)
-    )
+def int8_matrix(weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> Matrix:
+    """The same of a weight (out, in) int8 and its rows' scales (out,), which are of x's dtype as the bias is."""
+    out, inputs = weight.shape
+    return Matrix(weight.data_ptr(), scales.data_ptr(), 0, _pointer(bias), inputs, out, _INT8)
 
 
+@functools.cache
 def has_fourbit() -> bool:
-    """Whether this CPU has what `fourbit_linear` needs (AVX512)."""
+    """Whether this CPU has what products of `fourbit_matrix` need (AVX512-BF16)."""
     found = library()
     return found is not None and bool(found.mygpt_has_fourbit())
 
 
-def fourbit_linear(
-    x: Tensor, packed: Tensor, absmax: Tensor, table: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """x (…, in) times weights of 4 bits in bitsandbytes' layout, plus bias (out,). `in` is a multiple of 64.
+def fourbit_matrix(groups: Tensor, absmax: Tensor, table: Tensor, bias: Tensor | None = None) -> Matrix:
+    """The same of weights (out, in) of 4 bits, `out` a multiple of 32 and `in` of 64; x is bfloat16.
 
     Args:
-        x: float32 or bfloat16.
-        packed: out * in / 2 uint8, two numbers of a row each, the first in the high half.
-        absmax: (out * in / 64,) float32, the factors of 64 numbers each.
-        table: (16,) float32, the numbers that the 4 bits stand for.
-        bias: of x's dtype.
+        groups: (out, in / 2) uint8, in the layout of `mygpt.quantize.kernels.FastFourBitProduct`.
+        absmax: (in / 64, out) bfloat16, the factors of 64 numbers each.
+        table: (16,) float32, the numbers that the 4 bits stand for; they are rounded to bfloat16.
+        bias: (out,) bfloat16.
     """
-    out = packed.numel() * 2 // x.shape[-1]
-    pointers = packed.data_ptr(), absmax.data_ptr(), table.data_ptr(), _pointer(bias)
-    return _product(x, Matrix(*pointers, x.shape[-1], out, _FOURBIT))
+    pointers = groups.data_ptr(), absmax.data_ptr(), table.data_ptr(), _pointer(bias)
+    out, half = groups.shape
+    return Matrix(*pointers, 2 * half, out, _FOURBIT)
 
 
-def _product(x: Tensor, matrix: Matrix) -> Tensor:
+def multiply(x: Tensor, matrix: Matrix) -> Tensor:
+    """x (…, in), at most MAX_ROWS, times any matrix; to (…, out)."""
     x = x.contiguous()
     rows = x.numel() // matrix.inputs
     y = x.new_empty((*x.shape[:-1], matrix.outputs))

@@ -38,9 +38,9 @@ static void norm(int type, const void *x, const void *weight, long rows, long wi
     }
 }
 
-// Whether products of 4-bit weights were compiled: they look numbers up by an instruction of AVX512.
+// Whether products of 4-bit weights were compiled: see fourbit.c.
 EXPORT int mygpt_has_fourbit(void) {
-#ifdef __AVX512F__
+#ifdef __AVX512BF16__
     return 1;
 #else
     return 0;
@@ -54,13 +54,13 @@ EXPORT void mygpt_norm(int threads, int type, const void *x, const void *weight,
 
 EXPORT void mygpt_linear(int threads, const Matrix *m, int type, const void *x, long rows, const void *residual,
                          float alpha, void *y) {
-    float *packed = scratch(m->type == FOURBIT ? rows * m->in * sizeof(float) : 0);
+    void *packed = scratch(product_scratch(m, type, rows));
 #pragma omp parallel num_threads(threads)
     product(m, type, x, rows, residual, alpha, packed, y);
 }
 
 EXPORT void mygpt_gated(int threads, const Matrix *m, int type, const void *x, long rows, int activation, void *y) {
-    float *packed = scratch(m->type == FOURBIT ? rows * m->in * sizeof(float) : 0);
+    void *packed = scratch(product_scratch(m, type, rows));
 #pragma omp parallel num_threads(threads)
     gated_product(m, type, x, rows, activation, packed, y);
 }
@@ -82,10 +82,16 @@ typedef struct {
 // y (batch, width) = the block of x (batch, width). Of `a`, the places of q, k, v and y are filled in here.
 EXPORT void mygpt_block(int threads, const Block *w, Attention *a, const void *x, void *y) {
     const long rows = a->batch, width = w->down.out, inner = w->down.in, fused = w->qkv.out, heads = w->output.in;
-    const long size = size_of(a->type), most = inner > width ? inner : width, packs = most > heads ? most : heads;
-    const long floats = attention_scratch(a) + rows * packs, numbers = rows * (2 * width + fused + heads + inner);
-    float *rest = scratch(floats * sizeof(float) + numbers * size), *packed = rest + attention_scratch(a);
-    char *normed = (char *)(rest + floats), *middle = normed + rows * width * size;
+    const long size = size_of(a->type), numbers = rows * (2 * width + fused + heads + inner);
+    const Matrix *matrices[] = {&w->qkv, &w->output, &w->gate_up, &w->down};
+    long packs = 0;
+    for (int i = 0; i < 4; i++) {
+        const long bytes = product_scratch(matrices[i], a->type, rows);
+        packs = bytes > packs ? bytes : packs;
+    }
+    char *packed = scratch(packs + attention_scratch(a) * sizeof(float) + numbers * size);
+    float *rest = (float *)(packed + packs);
+    char *normed = (char *)(rest + attention_scratch(a)), *middle = normed + rows * width * size;
     char *qkv = middle + rows * width * size, *attended = qkv + rows * fused * size;
     char *hidden = attended + rows * heads * size;
     const int type = a->type;

@@ -121,19 +121,26 @@ INLINE void share(long count, long group, long *first, long *last) {
 }
 
 typedef struct {
-    const void *weight;  // (out, in), rows end to end
-    const float *scales; // INT8: (out,); FOURBIT: (out * in / 64,), one for 64 numbers in turn
-    const float *table;  // FOURBIT: the 16 values
-    const void *bias;    // (out,) of x's type, or NULL
+    const void *weight; // (out, in), rows end to end; FOURBIT: see fourbit.c, `out` is a multiple of 32
+    const void *scales; // INT8: (out,) of x's type; FOURBIT: (in / 64, out) bfloat16
+    const float *table; // FOURBIT: the 16 values
+    const void *bias;   // (out,) of x's type, or NULL
     long in, out;
     long type;
 } Matrix;
 
 enum { SILU, GELU_TANH };
 
-void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, float *packed,
+void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, void *scratch,
              void *y);
-void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, float *packed, void *y);
+void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, void *scratch, void *y);
+long product_scratch(const Matrix *m, int xtype, long rows); // bytes
+
+// What makes a tile of a product of quantized weights, without their scales where those are INT8's.
+long int8_scratch(long in); // bytes for a row of x, bfloat16; 0: there is none for this CPU
+void int8_prepare(const void *x, long rows, long in, void *packed);
+void int8_tile(const Matrix *m, const void *packed, long rows, long o, long count, float *result);
+void fourbit_tile(const Matrix *m, const void *x, long rows, long o, float *result); // x bfloat16
 
 // One new token of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
 typedef struct {

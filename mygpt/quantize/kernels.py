@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.linear import linear
 from mygpt.quantize.library import bitsandbytes, has_fast_cpu_kernel
 from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
 
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
 MANY_ROWS = 64
+# Up to this many our kernel for 4 bits is faster than bitsandbytes' (benchmarks/linear.py).
+OWN_FOURBIT_ROWS = 2
 _ROW_GROUP = 32  # of the weight, which the CPU's kernel computes together
 _ALIGNMENT = 16  # bytes: torch's int8 kernel for bfloat16 crashes on rows that begin elsewhere (torch 2.13)
 _OUTLIER = 6.0  # of LLM.int8(): columns of x beyond it are multiplied in 16 bits (arXiv:2208.07339)
@@ -31,6 +34,10 @@ class Product(nn.Module):
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
         raise NotImplementedError
+
+    def kernel_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """What `mygpt.kernels` are told of the matrix; None where they do not take it with such an x, or are slower."""
+        return None
 
 
 class PlainProduct(Product):
@@ -105,8 +112,21 @@ class FastFourBitProduct(Product):
         shaped = matrix.shape[0] % _ROW_GROUP == 0 and matrix.whole_rows and matrix.block_size == BLOCK_SIZE
         return shaped and has_fast_cpu_kernel()
 
+    def kernel_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """Of at most as many rows of x as ours is the faster kernel for."""
+        whole = self.shape[0] % (2 * _ROW_GROUP) == 0  # also of a gate above its other half
+        fits = (
+            whole
+            and x.dtype is torch.bfloat16
+            and _has_few_rows(x, OWN_FOURBIT_ROWS)
+            and kernels.has_fourbit()
+        )
+        return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias) if fits else None
+
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
+        if (matrix := self.kernel_matrix(x)) is not None:
+            return kernels.multiply(x, matrix)
         n, k = self.shape
         flat = x.reshape(-1, k).bfloat16()
         if torch.compiler.is_compiling():
@@ -114,7 +134,7 @@ class FastFourBitProduct(Product):
                 flat, self.rows, self.shape, self.absmax, self.levels, BLOCK_SIZE
             )
         elif len(flat) < MANY_ROWS:
-            y = self._call(flat)
+            y = self.by_bitsandbytes(flat)
         else:
             y = F.linear(flat, self.dequantized())
         return y.view(*x.shape[:-1], n).to(x.dtype)
@@ -122,7 +142,8 @@ class FastFourBitProduct(Product):
     # Both call the library as bitsandbytes' operators do. Those check for 20 us, as long as a small product takes, and
     # at the first call they import torch's compiler, which takes over a second.
 
-    def _call(self, x: Tensor) -> Tensor:
+    def by_bitsandbytes(self, x: Tensor) -> Tensor:
+        """x (rows, K) bfloat16 to (rows, N), by its kernel."""
         n, k = self.shape
         x = x.contiguous()
         y = x.new_empty(len(x), n)
@@ -175,10 +196,17 @@ class EightBitProduct(Product):
         self.absmax: Tensor
         self.nbytes = self.rows.nbytes + self.absmax.nbytes
 
+    def kernel_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """Of at most as many rows of x as the kernels take."""
+        fits = x.dtype is self.absmax.dtype and _has_few_rows(x, kernels.MAX_ROWS)
+        return kernels.int8_matrix(self.rows, self.absmax, bias) if fits else None
+
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
         if x.is_cuda:
             return self._llm_int8(x)
+        if (matrix := self.kernel_matrix(x)) is not None:
+            return kernels.multiply(x, matrix)
         flat = x.reshape(-1, x.shape[-1])
         if len(flat) < MANY_ROWS and flat.shape[1] % _ALIGNMENT == 0:
             y = torch._weight_int8pack_mm(flat, self.rows, self.absmax)
@@ -192,6 +220,10 @@ class EightBitProduct(Product):
         state.CB, state.SCB, state.has_fp16_weights, state.is_training = self.rows, self.absmax, False, False
         y: Tensor = library.matmul(x, self.rows, state=state, threshold=_OUTLIER)
         return y
+
+
+def _has_few_rows(x: Tensor, most: int) -> bool:
+    return kernels.fits(x) and x.numel() <= most * x.shape[-1]
 
 
 def make_products(parts: Sequence[Tensor | Quantized], dtype: torch.dtype) -> list[Product]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.linear import FusedLinear, Linear
 from mygpt.quantize.kernels import FastFourBitProduct, Product, make_products
 from mygpt.quantize.modes import Mode
@@ -59,6 +60,11 @@ class QuantizedLinear(FusedLinear):
         else:
             y = torch.cat([product.multiply(x) for product in products], dim=-1)
         return y if self.bias is None else y + self.bias
+
+    def kernel_matrix(self, x: Tensor) -> kernels.Matrix | None:
+        """As of `Linear`: of one product that has a kernel of ours."""
+        products: list[Product] = list(self.products)  # type: ignore[arg-type]
+        return products[0].kernel_matrix(x, self.bias) if len(products) == 1 else None
 
     @property
     def device(self) -> torch.device:
