@@ -42,8 +42,17 @@ ALL = [*FIRST, *map(variant, SWITCHES)]
 
 # On more processes than there are cores, and so slow: those with something to a head of which there are fewer.
 FEW = [*FIRST, *map(variant, ["llama-mqa", "gpt-oss-mqa", "stablelm-qk-norm", "olmo3-bias"])]
-# Whose caches are used in all ways, on every number of devices; of the others on two.
-THOROUGH = ("llama-gqa", "mistral-window", "deepseek-v2")
+# Whose caches, one of each kind, are used in all ways.
+THOROUGH = (
+    "llama-gqa",
+    "llama-dynamic",
+    "mistral-window",
+    "gemma3",
+    "gpt2",
+    "gpt-oss",
+    "qwen2-moe",
+    "deepseek-v2",
+)
 
 # Key-value heads by the number of devices: several to each, one to each, or one to several.
 KV_HEADS = {2: 4, 3: 3, 4: 2}

@@ -46,7 +46,8 @@ class Bench:
         model, precision = build(
             open_checkpoint(self.folder(chosen)), placement, LoadOptions(precision="32-true")
         )
-        return answers(LLM(Loaded(model, None, frozenset(), ("cpu",), precision, None, 0.0)), thorough=True)
+        loaded = Loaded(model, None, frozenset(), ("cpu",), precision, None, load_s=0.0)
+        return answers(LLM(loaded), chosen.name in THOROUGH)
 
     def one(self, chosen: Variant) -> Answers:
         """The answers on one device."""
@@ -62,7 +63,7 @@ class Bench:
         if self.devices == 2:
             jobs += [(v, "fsdp", True) for v in FIRST[:3]]
         listed = [
-            (key(v, strategy, offload), str(self.folder(v)), strategy, offload, self._thorough(v, strategy))
+            (key(v, strategy, offload), str(self.folder(v)), strategy, offload, v.name in THOROUGH)
             for v, strategy, offload in jobs
         ]
         (self.root / "jobs.json").write_text(json.dumps(listed))
@@ -75,9 +76,6 @@ class Bench:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         return torch.load(self.root / "results.pt")
-
-    def _thorough(self, chosen: Variant, strategy: str) -> bool:
-        return chosen.name in THOROUGH or (self.devices == 2 and strategy == "tensor")
 
 
 def key(chosen: Variant, strategy: str, cpu_offload: bool = False) -> str:
@@ -93,6 +91,7 @@ def check(found: Answers, expected: Answers, tolerance: float) -> None:
     """The same ids, and logits that differ by rounding alone; what is wrong of them is told first."""
     scale = expected["logits"].abs().max()
     assert (found["logits"] - expected["logits"]).abs().max() / scale < tolerance
+    assert found.keys() == expected.keys()
     for kind in found.keys() - {"logits"}:
         assert found[kind] == expected[kind], kind
 
