@@ -105,8 +105,8 @@ class Leader:
 
     def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
         """An empty cache, mirrored on every rank."""
-        # For its layers' shapes. Offloaded weights are not where keys and values belong.
-        own = self.model.allocate_cache(1, 1, self.channel.ranks.device)
+        # On the rank's device: offloaded weights are not where keys and values belong.
+        own = self.model.allocate_cache(batch_size, slots, self.channel.ranks.device)
         return MirroredCache(self, own, batch_size, slots)
 
     def peak_memory(self) -> list[int]:
