@@ -1,16 +1,29 @@
 """What the tests of commands over several ranks share."""
 
+import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
+make_model = runpy.run_path(str(ROOT / "benchmarks" / "make_model.py"))
+LLAMA: dict[str, Any] = make_model["LLAMA"]
+SMALL = LLAMA | {
+    "num_hidden_layers": 1,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+}
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -24,6 +37,22 @@ def smollm2(request: pytest.FixtureRequest) -> Path:
         command = [sys.executable, "-m", "mygpt", "generate", "--prompt", "Hi", "--max_new_tokens", "1"]
         subprocess.run(command, env=environment, check=True, cwd=ROOT)
     return folder
+
+
+def random_model(folder: Path, config: dict[str, Any], tokenizer: Path) -> Path:
+    """A model of random weights, with the tokenizer of another folder."""
+    torch.manual_seed(0)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).symlink_to(tokenizer / file)
+    make_model["write_random"](folder / "model.safetensors", config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    """A model of next to no weights, that two ranks divide."""
+    return random_model(tmp_path_factory.mktemp("small"), SMALL, smollm2)
 
 
 @pytest.fixture

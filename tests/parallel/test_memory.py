@@ -1,16 +1,13 @@
 """A rank of two holds about half of what one process does."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.parallel.conftest import ROOT, Start
+from tests.parallel.conftest import LLAMA, Start, random_model
 
-make_model = runpy.run_path(str(ROOT / "benchmarks" / "make_model.py"))
-BIG = make_model["LLAMA"] | {
+BIG = LLAMA | {
     "vocab_size": 4096,
     "num_hidden_layers": 12,
     "hidden_size": 1024,
@@ -18,27 +15,17 @@ BIG = make_model["LLAMA"] | {
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
 }  # 380 MB
-SMALL = BIG | {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("memory")
-    torch.manual_seed(0)
-    for name, config in {"big": BIG, "small": SMALL}.items():
-        folder = root / name
-        folder.mkdir()
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            (folder / file).symlink_to(smollm2 / file)
-        make_model["write_random"](folder / "model.safetensors", config)
-        (folder / "config.json").write_text(json.dumps(config))
-    return {"big": root / "big", "small": root / "small"}
+def folders(tmp_path_factory: pytest.TempPathFactory, smollm2: Path, small: Path) -> list[Path]:
+    return [random_model(tmp_path_factory.mktemp("memory"), BIG, smollm2), small]
 
 
-def weights_memory(start: Start, folders: dict[str, Path], command: str, *options: object) -> int:
+def weights_memory(start: Start, folders: list[Path], command: str, *options: object) -> int:
     """The peak of the largest process, less that of the same command on next to no weights."""
     peaks = []
-    for folder in folders.values():
+    for folder in folders:
         ids = ["--prompt", "1 2 3", "--raw_prompt", "true", "--max_new_tokens", 4, "--json", "true"]
         process = start(command, folder, *ids, "--precision", "bf16-true", "--accelerator", "cpu", *options)
         out, error = process.communicate(timeout=120)
@@ -47,7 +34,7 @@ def weights_memory(start: Start, folders: dict[str, Path], command: str, *option
     return peaks[0] - peaks[1]
 
 
-def test_a_rank_holds_half(start: Start, folders: dict[str, Path]) -> None:
+def test_a_rank_holds_half(start: Start, folders: list[Path]) -> None:
     one = weights_memory(start, folders, "generate")
     rank = weights_memory(start, folders, "generate_tp", "--devices", 2)
     assert one > 300e6
