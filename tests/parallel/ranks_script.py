@@ -1,6 +1,7 @@
 """Run by all ranks of a group: `python -m tests.parallel.ranks_script JOBS RESULTS`, started once for many models.
 
-JOBS is a JSON list of [key, folder, strategy, cpu_offload, thorough]; RESULTS what `answers` gives of each, by key.
+JOBS is a JSON list of [key, folder, strategy, cpu_offload, thorough, load options]; RESULTS what `answers` gives of
+each, by key.
 """
 
 import json
@@ -24,9 +25,9 @@ def main(jobs: Path, results: Path, devices: int) -> None:
     ranks = launch("cpu", devices, 1)
     names = tuple(f"cpu:{number}" for number in range(devices))
     found = {}
-    for key, folder, strategy, cpu_offload, thorough in json.loads(jobs.read_text()):
+    for key, folder, strategy, cpu_offload, thorough, options in json.loads(jobs.read_text()):
         placement = Placement(strategy, (ranks.device,), names, ranks, cpu_offload)
-        model, precision = build(open_checkpoint(Path(folder)), placement, LoadOptions(precision="32-true"))
+        model, precision = build(open_checkpoint(Path(folder)), placement, LoadOptions(**options))
         channel = Channel(ranks)
         if ranks.rank > 0:
             follow(model, channel)

@@ -23,6 +23,7 @@ from tests.parallel.models import ALL, FEW, FIRST, THOROUGH, divisible
 
 Answers = dict[str, Any]
 CPU = torch.device("cpu")
+FLOAT32 = {"precision": "32-true"}
 
 
 class Bench:
@@ -43,9 +44,7 @@ class Bench:
 
     def placed(self, chosen: Variant, placement: Placement) -> Answers:
         """The answers in this process."""
-        model, precision = build(
-            open_checkpoint(self.folder(chosen)), placement, LoadOptions(precision="32-true")
-        )
+        model, precision = build(open_checkpoint(self.folder(chosen)), placement, LoadOptions(**FLOAT32))
         loaded = Loaded(model, None, frozenset(), ("cpu",), precision, None, load_s=0.0)
         return answers(LLM(loaded), chosen.name in THOROUGH)
 
@@ -63,19 +62,24 @@ class Bench:
         if self.devices == 2:
             jobs += [(v, "fsdp", True) for v in FIRST[:3]]
         listed = [
-            (key(v, strategy, offload), str(self.folder(v)), strategy, offload, v.name in THOROUGH)
+            (key(v, strategy, offload), str(self.folder(v)), strategy, offload, v.name in THOROUGH, FLOAT32)
             for v, strategy, offload in jobs
         ]
-        (self.root / "jobs.json").write_text(json.dumps(listed))
-        arguments = [self.root / "jobs.json", self.root / "results.pt", self.devices]
-        subprocess.run(
-            [sys.executable, "-m", "tests.parallel.ranks_script", *map(str, arguments)],
-            check=True,
-            timeout=300,
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        return torch.load(self.root / "results.pt")
+        return on_ranks(self.root, listed, self.devices)
+
+
+def on_ranks(root: Path, jobs: list[Any], devices: int) -> dict[str, Answers]:
+    """The answers to the jobs of `ranks_script`."""
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    arguments = [root / "jobs.json", root / "results.pt", devices]
+    subprocess.run(
+        [sys.executable, "-m", "tests.parallel.ranks_script", *map(str, arguments)],
+        check=True,
+        timeout=600,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    return torch.load(root / "results.pt")
 
 
 def key(chosen: Variant, strategy: str, cpu_offload: bool = False) -> str:

@@ -1,0 +1,60 @@
+"""Quantized weights in parts and on ranks: SmolLM2's, whose slices end where blocks of 64 do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mygpt import LLM
+from mygpt.build import build
+from mygpt.checkpoint import open_checkpoint
+from mygpt.load import Loaded
+from mygpt.options import LoadOptions
+from mygpt.parallel.placement import Placement
+from mygpt.quantize.modes import MODES
+from tests.parallel.answers import answers
+from tests.parallel.test_equal import on_ranks
+
+CPU = torch.device("cpu")
+
+
+def options(mode: str) -> dict[str, Any]:
+    return {"precision": "bf16-true", "quantize": mode}
+
+
+def logits(folder: Path, mode: str, strategy: str | None, parts: int) -> torch.Tensor:
+    placement = Placement(strategy, (CPU,) * parts, ("cpu",) * parts)
+    model, precision = build(open_checkpoint(folder), placement, LoadOptions(**options(mode)))
+    loaded = Loaded(model, None, frozenset(), placement.names, precision, strategy, load_s=0.0)
+    return answers(LLM(loaded), thorough=False)["logits"]
+
+
+@pytest.fixture(scope="module")
+def on_one(smollm2: Path) -> dict[str, torch.Tensor]:
+    return {mode: logits(smollm2, mode, None, 1) for mode in MODES}
+
+
+@pytest.fixture(scope="module")
+def on_three_ranks(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    jobs = [(mode, str(smollm2), "tensor", False, False, options(mode)) for mode in MODES]
+    return on_ranks(tmp_path_factory.mktemp("quantized"), jobs, 3)
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_in_parts(smollm2: Path, on_one: dict[str, torch.Tensor], mode: str) -> None:
+    assert torch.equal(logits(smollm2, mode, "sequential", 3), on_one[mode])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_on_ranks(on_three_ranks: dict[str, Any], on_one: dict[str, torch.Tensor], mode: str) -> None:
+    """Blocks of 64 are the same: what is left is bfloat16's rounding of the sums, over 30 layers.
+
+    But a slice of columns has scales of its own for its rows (int8), and for its blocks' scales (-dq).
+    """
+    bound = 0.03 if mode in ("bnb.nf4", "bnb.fp4") else 0.1
+    assert difference(on_three_ranks[mode]["logits"], on_one[mode]) < bound
