@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,6 @@ JSON_KEYS = {
     "tokens_per_s", "peak_memory_bytes", "device", "precision", "quantize",
 }  # fmt: skip
 COMMAND = [sys.executable, "-m", "mygpt", "generate"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny models slow wherever another process wants a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -650,3 +641,22 @@ def test_a_prompt_in_chunks_is_the_prompt(llm: LLM, monkeypatch: pytest.MonkeyPa
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
     torch.testing.assert_close(chunked(prompts), whole, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(torch.cat([chunked([p]) for p in prompts]), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_one_of_many_processes_with_a_model_each_answers(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As `srun -n 4 mygpt generate` starts them: no further rank of one command, which would print nothing."""
+    monkeypatch.setattr("mygpt.commands.generate.is_follower", lambda: True)
+    arguments = [
+        "generate",
+        str(folders["llama"]),
+        "--prompt",
+        "Hi",
+        "--max_new_tokens",
+        "2",
+        "--json",
+        "true",
+    ]
+    assert main(arguments) == 0
+    assert len(json.loads(capfd.readouterr().out)["token_ids"]) == 2

@@ -35,12 +35,15 @@ def run(
     options, sampling = take(GenerateOptions, parsed), take(Sampling, parsed)
     loading = with_strategy(take(LoadOptions, parsed), command, strategy)
     check_one_drafter(loading.draft, options.speculate)
-    # Before the model, which takes longer. The first rank alone reads them: standard input is there only once.
-    prompts = [] if is_follower() else read_prompts(parsed.prompt, options.prompts)
+    # Before the model, which takes longer. But a further rank, which stays in `load`, must leave standard input alone.
+    prompts = None if is_follower() else read_prompts(parsed.prompt, options.prompts)
 
     from mygpt.llm import LLM  # torch comes in here
 
-    generate(LLM.load(parsed.get("checkpoint"), **vars(loading)), prompts, options, sampling)
+    llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
+    if prompts is None:  # one of many processes, as SLURM starts them, but with a model of its own
+        prompts = read_prompts(parsed.prompt, options.prompts)
+    generate(llm, prompts, options, sampling)
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:
