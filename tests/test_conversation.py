@@ -1,13 +1,11 @@
 """Conversations with tiny models: what is reused of the cache, what is kept, what is taken back."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mygpt import LLM
 from mygpt.cache import GROWTH
@@ -31,15 +29,6 @@ MODELS = {
 
 def load(folder: Path) -> LLM:
     return LLM.load(str(folder), precision="32-true", accelerator="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make tiny models slow wherever another process wants a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
