@@ -17,8 +17,6 @@ that all three see the machine in the same state.
 """
 
 import argparse
-import json
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from peer import Peer
 from report import print_report
 from rich.console import Console
 from rich.table import Table
@@ -52,36 +51,12 @@ ROWS = {  # of the table: the result and what to divide it by
 }
 
 
-class Peer:
-    """litgpt in a process of its own, which waits while mygpt runs."""
-
-    def __init__(self, python: str, folder: Path, args: argparse.Namespace) -> None:
-        script = Path(__file__).with_name("peer_litgpt.py")
-        slots = args.context + args.new_tokens
-        options = [args.precision, args.accelerator, slots, torch.get_num_threads()]
-        command = [python, script, folder, *options]
-        self.process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.versions = self._read()
-
-    def run(self, prompt: Sequence[int], new_tokens: int) -> dict[str, Any]:
-        """One generation."""
-        assert self.process.stdin
-        print(json.dumps({"prompt": prompt, "new_tokens": new_tokens}), file=self.process.stdin, flush=True)
-        return self._read()
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer ended with code {self.process.wait()}")
-        content: dict[str, Any] = json.loads(line)
-        return content
+def start_litgpt(folder: Path, args: argparse.Namespace) -> Peer:
+    """litgpt, in its own environment."""
+    script = Path(__file__).with_name("peer_litgpt.py")
+    slots = args.context + args.new_tokens
+    options = [args.precision, args.accelerator, slots, torch.get_num_threads()]
+    return Peer([args.peer_python, script, folder, *options])
 
 
 def random_prompts(vocab_size: int, batch_size: int, context: int) -> list[list[int]]:
@@ -126,14 +101,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Load, warm up, run, sum up."""
     folder = resolve(args.checkpoint)
     # before the model: both load alone, and a process starts with its parent's peak memory as its own
-    peer = Peer(args.peer_python, folder, args) if args.peer_python else None
+    peer = start_litgpt(folder, args) if args.peer_python else None
     llm = LLM.load(str(folder), precision=args.precision, accelerator=args.accelerator)
     # without its end tokens, and without its tokenizer: ids are what is measured
     llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))
     prompts = random_prompts(llm.config.vocab_size, args.batch_size, args.context)
     programs = {"mygpt": lambda: run(llm, prompts, args.new_tokens)}
     if peer:
-        programs["litgpt"] = lambda: peer.run(prompts[0], args.new_tokens)
+        programs["litgpt"] = lambda: peer.ask({"prompt": prompts[0], "new_tokens": args.new_tokens})
     warm = {name: program() for name, program in programs.items()}
     peak = max(llm.peak_memory())  # before the tensor that is read for the limit
     numbers = torch.ones(int(args.read_gb * 1e9) // (4 * 4096) * 4096, device=llm.loaded.device)

@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from peer import Peer
 from report import print_report
 from rich.console import Console
 from rich.table import Table
@@ -31,19 +32,16 @@ PAUSE_S = 0.3  # threads of the one before may spin a while
 class Program:
     """One of those that are compared."""
 
-    def __init__(self, name: str, bits: int, command: list[str]) -> None:
+    def __init__(self, name: str, bits: int, command: list[object]) -> None:
         self.name, self.bits = name, bits
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.versions = self._read()
+        self.peer = Peer(command)
         self.runs: dict[str, list[dict[str, Any]]] = {"decode": [], "prefill": []}
 
     def run(self, kind: str, prompt: list[int], new_tokens: int, warm: bool) -> None:
         """One run, which counts unless it warms up."""
-        assert self.process.stdin
         time.sleep(PAUSE_S)
         order = {"prompts": [prompt], "prompt": prompt, "new_tokens": new_tokens}
-        print(json.dumps(order), file=self.process.stdin, flush=True)
-        answer = self._read()
+        answer = self.peer.ask(order)
         if not warm:
             self.runs[kind].append(answer)
 
@@ -53,23 +51,12 @@ class Program:
         prefill = [prompt_tokens / run["ttft_s"] for run in self.runs["prefill"]]
         return {
             "bits": self.bits,
-            "versions": self.versions,
+            "versions": self.peer.versions,
             "decode_tokens_per_s": median(decode),
             "prefill_tokens_per_s": median(prefill),
             "decode_runs": decode,
             "prefill_runs": prefill,
         }
-
-    def close(self) -> None:
-        self.process.communicate()
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended with code {self.process.wait()}")
-        content: dict[str, Any] = json.loads(line)
-        return content
 
 
 def programs(args: argparse.Namespace) -> list[Program]:
@@ -80,19 +67,19 @@ def programs(args: argparse.Namespace) -> list[Program]:
         if bits in args.bits:
             name = "mygpt bf16" if quantize == "none" else f"mygpt {quantize}"
             command = [sys.executable, HERE / "peer_mygpt.py", folder, "bf16-true", quantize, threads]
-            found.append(Program(name, bits, [*map(str, command)]))
+            found.append(Program(name, bits, command))
     if args.transformers_python and 16 in args.bits:
         command = [args.transformers_python, HERE / "peer_transformers.py", folder, threads]
-        found.append(Program("transformers bf16", 16, [*map(str, command)]))
+        found.append(Program("transformers bf16", 16, command))
     if args.litgpt_python and 16 in args.bits:
         command = [args.litgpt_python, HERE / "peer_litgpt.py", folder, "bf16-true", "cpu", slots, threads]
-        found.append(Program("litgpt bf16", 16, [*map(str, command)]))
+        found.append(Program("litgpt bf16", 16, command))
     if args.llama_cpp_python:
         for kind, bits in (("BF16", 16), ("Q8_0", 8), ("Q4_0", 4)):
             if bits in args.bits:
                 file = gguf_file(args, kind)
                 command = [args.llama_cpp_python, HERE / "peer_llama_cpp.py", file, slots, threads]
-                found.append(Program(f"llama.cpp {kind}", bits, [*map(str, command)]))
+                found.append(Program(f"llama.cpp {kind}", bits, command))
     return found
 
 
@@ -116,7 +103,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             program.run("decode", ids[: args.context], args.new_tokens, warm=number == 0)
     results = {program.name: program.results(args.prompt) for program in running}
     for program in running:
-        program.close()
+        program.peer.close()
     return results
 
 
