@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mygpt import kernels
 from mygpt.attention import Attention
 from mygpt.cache import LayerCache
+from mygpt.collectives import team_of
 from mygpt.context import Context
 from mygpt.linear import FusedLinear, Linear
 from mygpt.mlp import GatedMLP
@@ -31,8 +32,9 @@ class FusedBlock:
         mlp: GatedMLP,
         scale: float,
         matrices: list[kernels.Matrix],
+        team: kernels.Team | None,
     ) -> None:
-        """`matrices` are what the kernel is told of the four linear layers."""
+        """`matrices` are what the kernel is told of the four linear layers; the `team` holds their other parts."""
         linears = attention.qkv, attention.output, mlp.gate_up, mlp.down
         self.attention = attention
         # The modules' own dictionaries: a weight that was replaced since is noticed, at little cost.
@@ -44,6 +46,7 @@ class FusedBlock:
             eps=norms[0].eps or 0.0,
             offset=float(isinstance(norms[0], OnePlusRMSNorm)),
             residual_scale=scale,
+            team=team,
         )
 
     def is_current(self) -> bool:
@@ -69,7 +72,9 @@ def fuse(
     first, second = norms
     if not (type(attention) is Attention and attention.is_plain and type(mlp) is GatedMLP):
         return None
-    if attention._forward_hooks or mlp._forward_hooks:  # tensor parallelism adds up the ranks' sums there
+    try:
+        team = team_of(attention, mlp)
+    except LookupError:
         return None
     if not (isinstance(first, RMSNorm | OnePlusRMSNorm) and isinstance(second, type(first))):
         return None
@@ -83,4 +88,4 @@ def fuse(
         if matrix is None:
             return None
         matrices.append(matrix)
-    return FusedBlock((first, second), attention, mlp, scale, matrices)
+    return FusedBlock((first, second), attention, mlp, scale, matrices, team)

@@ -33,6 +33,7 @@ LAYERS = [
     {"hub", "hub_files", "hub_errors", "hub_resume", "default_model"},
     {"families"},
     {"mlp", "attention", "router"},
+    {"collectives"},
     {"moe", "latent_attention", "fused"},
     {"model", "weights"},
     {"decode", "completion"},

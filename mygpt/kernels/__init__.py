@@ -26,3 +26,6 @@ from mygpt.kernels.ops import linear as linear
 from mygpt.kernels.ops import matrix as matrix
 from mygpt.kernels.ops import multiply as multiply
 from mygpt.kernels.ops import rms_norm as rms_norm
+from mygpt.kernels.team import LostRankError as LostRankError
+from mygpt.kernels.team import Team as Team
+from mygpt.kernels.team import team_bytes as team_bytes

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mygpt.kernels.build import library
 from mygpt.kernels.ops import ACTIVATIONS, Attention, Matrix
+from mygpt.kernels.team import Team
 
 
 class _Block(ctypes.Structure):
@@ -34,6 +35,7 @@ class Block:
         eps: float,
         offset: float,
         residual_scale: float,
+        team: Team | None = None,
     ) -> None:
         """Keeps the places of the weights, not the weights: they are the caller's to hold.
 
@@ -44,7 +46,9 @@ class Block:
             eps: the norms'.
             offset: added to the norms' weights.
             residual_scale: multiplies what attention and MLP add.
+            team: the ranks that hold the other parts of the matrices.
         """
+        self.team = team
         pointers = [norm.data_ptr() for norm in norms]
         self.weights = _Block(*matrices, *pointers, ACTIVATIONS[activation], eps, offset, residual_scale)
 
@@ -54,6 +58,9 @@ class Block:
         assert found is not None, "ask `fits` first"
         x = x.contiguous()
         y = torch.empty_like(x)
-        pointers = ctypes.byref(self.weights), ctypes.byref(attention)
+        team = None if self.team is None else ctypes.byref(self.team.state)
+        pointers = ctypes.byref(self.weights), ctypes.byref(attention), team
         found.mygpt_block(torch.get_num_threads(), *pointers, c_void_p(x.data_ptr()), c_void_p(y.data_ptr()))
+        if self.team is not None:
+            self.team.check()
         return y

@@ -110,6 +110,14 @@ def _compile(compiler: list[str], openmp: Path, path: Path) -> None:
 
 def _checked(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in ("mygpt_norm", "mygpt_linear", "mygpt_gated", "mygpt_attention", "mygpt_block"):
+    for name in (
+        "mygpt_norm",
+        "mygpt_linear",
+        "mygpt_gated",
+        "mygpt_attention",
+        "mygpt_block",
+        "mygpt_team_sum",
+        "mygpt_team_gather",
+    ):
         getattr(library, name).restype = None
     return library

@@ -71,6 +71,13 @@ EXPORT void mygpt_attention(int threads, const Attention *a) {
     attention(a, memory);
 }
 
+EXPORT void mygpt_team_sum(int threads, Team *t, int type, const void *x, long n, void *y) {
+#pragma omp parallel num_threads(threads)
+    team_sum(t, type, x, n, NULL, 0, y);
+}
+
+EXPORT void mygpt_team_gather(Team *t, const void *x, long bytes, void *y) { team_gather(t, x, bytes, y); }
+
 // Weights of a block of the kind `mygpt.model.Block`, with RMS norms and a gated MLP.
 typedef struct {
     Matrix qkv, output, gate_up, down;
@@ -79,8 +86,20 @@ typedef struct {
     float eps, offset, residual_scale;
 } Block;
 
+// y = residual + scale * (the product of x); with a team each rank has a part of x and of the matrix.
+static void add_product(const Matrix *m, int type, const void *x, long rows, Team *team, const void *residual,
+                        float scale, void *packed, void *partial, void *y) {
+    if (!team) {
+        product(m, type, x, rows, residual, scale, packed, y);
+        return;
+    }
+    product(m, type, x, rows, NULL, 0, packed, partial);
+#pragma omp barrier
+    team_sum(team, type, partial, rows * m->out, residual, scale, y);
+}
+
 // y (batch, width) = the block of x (batch, width). Of `a`, the places of q, k, v and y are filled in here.
-EXPORT void mygpt_block(int threads, const Block *w, Attention *a, const void *x, void *y) {
+EXPORT void mygpt_block(int threads, const Block *w, Attention *a, Team *team, const void *x, void *y) {
     const long rows = a->batch, width = w->down.out, inner = w->down.in, fused = w->qkv.out, heads = w->output.in;
     const long size = size_of(a->type), numbers = rows * (2 * width + fused + heads + inner);
     const Matrix *matrices[] = {&w->qkv, &w->output, &w->gate_up, &w->down};
@@ -106,11 +125,11 @@ EXPORT void mygpt_block(int threads, const Block *w, Attention *a, const void *x
         product(&w->qkv, type, normed, rows, NULL, 0, packed, qkv);
 #pragma omp barrier
         attention(a, rest);
-        product(&w->output, type, attended, rows, x, w->residual_scale, packed, middle);
+        add_product(&w->output, type, attended, rows, team, x, w->residual_scale, packed, normed, middle);
 #pragma omp barrier
         norm(type, middle, w->mlp_norm, rows, width, w->eps, w->offset, normed);
         gated_product(&w->gate_up, type, normed, rows, w->activation, packed, hidden);
 #pragma omp barrier
-        product(&w->down, type, hidden, rows, middle, w->residual_scale, packed, y);
+        add_product(&w->down, type, hidden, rows, team, middle, w->residual_scale, packed, normed, y);
     }
 }

@@ -159,3 +159,15 @@ typedef struct {
 
 long attention_scratch(const Attention *a); // float32 numbers
 void attention(const Attention *a, float *scratch);
+
+// The ranks of one machine that share a model; of this one.
+typedef struct {
+    char *memory;  // shared: see team.c
+    long rank, size;
+    long capacity; // bytes of a buffer, a multiple of 64
+    long lost;     // a rank that ended before its time, or -1
+    uint64_t count; // meetings so far
+} Team;
+
+void team_sum(Team *t, int type, const void *x, long n, const void *residual, float alpha, void *y);
+void team_gather(Team *t, const char *x, long bytes, char *y);

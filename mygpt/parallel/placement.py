@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from mygpt.collectives import Collectives
 from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.model import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import free_bytes, mover, pick_devices
-from mygpt.parallel.ranks import Ranks, launch
+from mygpt.parallel.ranks import Ranks, launch, make_team
 from mygpt.parallel.sequential import USABLE, SequentialGPT, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 from mygpt.weights import Weight, fill, put_whole
@@ -54,7 +55,9 @@ class Placement:
             return
         put = put_whole
         if self.ranks is not None and self.strategy == "tensor":
-            tensors = TensorShard(model, self.ranks.rank, self.ranks.world_size).slices(tensors)
+            collectives = Collectives(make_team(self.ranks))
+            shard = TensorShard(model, self.ranks.rank, self.ranks.world_size, collectives)
+            tensors = shard.slices(tensors)
         elif self.ranks is not None:
             from mygpt.parallel import fsdp  # DTensor takes its time
 

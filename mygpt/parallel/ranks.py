@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from mygpt import kernels
 from mygpt.parallel import begin_to_follow, is_follower
 from mygpt.parallel.watch import Watch
 
@@ -34,6 +35,7 @@ class Ranks:
         rank: this one's number; rank 0 decodes and prints, the others compute what it asks for.
         world_size: how many there are, over all nodes.
         device: this rank's.
+        one_machine: whether all are on this one.
         control: the group for messages between their hosts.
         watch: over the other ranks of this node.
         mesh: all ranks in one row.
@@ -42,6 +44,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    one_machine: bool
     control: dist.ProcessGroup
     watch: Watch
     mesh: DeviceMesh
@@ -81,10 +84,43 @@ def launch(accelerator: str, devices: int, num_nodes: int) -> Ranks:
         fabric.global_rank,
         fabric.world_size,
         fabric.device,
+        num_nodes == 1,
         control,
         watch,
         strategy.device_mesh["data_parallel"],
     )
+
+
+def make_team(ranks: Ranks) -> kernels.Team | None:
+    """Memory that the ranks share for their sums; None, on all of them, where one of them cannot have it."""
+    if not ranks.one_machine or ranks.device.type != "cpu":
+        return None
+    own = _shared_file(kernels.team_bytes(ranks.world_size)) if ranks.rank == 0 else -1
+    where = torch.tensor([os.getpid(), own])
+    dist.broadcast(where, 0, group=ranks.control)
+    process, number = where.tolist()
+    file = -1
+    with suppress(OSError):
+        if number >= 0 and kernels.library() is not None:
+            file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR)
+    all_have = torch.tensor(int(file >= 0))
+    dist.all_reduce(all_have, dist.ReduceOp.PRODUCT, group=ranks.control)
+    try:
+        return kernels.Team(ranks.rank, ranks.world_size, file) if all_have else None
+    finally:
+        for opened in (own, file):
+            if opened >= 0:
+                os.close(opened)
+
+
+def _shared_file(nbytes: int) -> int:
+    """One without a name, so that nothing is left behind; -1 where the system has none."""
+    try:
+        file = os.memfd_create("mygpt")
+    except (AttributeError, OSError):
+        return -1
+    os.ftruncate(file, nbytes)
+    return file
 
 
 @contextmanager

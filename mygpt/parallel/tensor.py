@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mygpt.attention import Attention, OwnHeadNorm, QKNorm
+from mygpt.collectives import AddUp, Collectives
 from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.latent_attention import LatentAttention, LowRankLinear
@@ -46,8 +46,10 @@ class TensorShard:
     `cuts` says of each weight, by name, which slice the rank takes; None: another rank has it.
     """
 
-    def __init__(self, model: GPT, rank: int, world_size: int) -> None:
-        """Shrink a model on the meta device to the shard.
+    def __init__(
+        self, model: GPT, rank: int, world_size: int, collectives: Collectives | None = None
+    ) -> None:
+        """Shrink a model on the meta device to the shard; `collectives` are what its ranks do together.
 
         Raises:
             InputError: something cannot be divided by so many ranks.
@@ -56,6 +58,7 @@ class TensorShard:
         self.config = model.config
         self.rank = rank
         self.world_size = world_size
+        self.collectives = collectives or Collectives()
         self.cuts: dict[str, Cut | None] = {}
         handlers: dict[type[nn.Module], Callable[[str, nn.Module], None]] = {
             Attention: self._attention,
@@ -69,7 +72,7 @@ class TensorShard:
                     handler(path, module)
         for layer in model.layers:
             for name in ("attention", "mlp"):
-                layer.get_submodule(name).register_forward_hook(_add_up)
+                layer.get_submodule(name).register_forward_hook(AddUp(self.collectives))
         self._vocabulary(model)
 
     def slices(self, tensors: Iterable[tuple[str, Weight]]) -> Iterator[tuple[str, Weight]]:
@@ -138,7 +141,7 @@ class TensorShard:
             copies = max(1, self.world_size // self.config.n_kv_heads)
             for name, cut, times in (("q", heads, 1), ("k", kv_heads, copies)):
                 whole: nn.RMSNorm = getattr(attention.qk_norm, name)
-                setattr(attention.qk_norm, name, ShardedRMSNorm(whole, cut.length, times))
+                setattr(attention.qk_norm, name, ShardedRMSNorm(whole, cut.length, times, self.collectives))
                 self.cuts[f"{path}.qk_norm.{name}.weight"] = cut
 
     def _own_norms(self, path: str, norm: OwnHeadNorm, cuts: dict[str, Cut]) -> None:
@@ -176,63 +179,51 @@ class TensorShard:
         share = -(-size // self.world_size)
         start = min(self.rank * share, size)
         cut = Cut(0, start, min(start + share, size), size)
-        embedding = ShardedEmbedding(model.embed, start)
+        embedding = ShardedEmbedding(model.embed, start, self.collectives)
         self._rows("embed", embedding, cut)
         model.embed = embedding
         if model.head is not None:
             self._rows("head", model.head, cut)
-        model.register_forward_hook(lambda module, arguments, logits: gather_logits(logits, share, size))
+        model.register_forward_hook(lambda module, arguments, logits: self._gather(logits, share))
+
+    def _gather(self, logits: Tensor, share: int) -> Tensor:
+        """The logits (…, V) of all ranks' slices (…, share or less), on rank 0; the others keep their own."""
+        parts = self.collectives.gather(nn.functional.pad(logits, (0, share - logits.shape[-1])))
+        return torch.cat(parts, dim=-1)[..., : self.config.vocab_size] if parts else logits
 
 
 class ShardedEmbedding(Embedding):
     """The rows of some ids; the ranks' results are added up."""
 
-    def __init__(self, whole: Embedding, start: int) -> None:
+    def __init__(self, whole: Embedding, start: int, collectives: Collectives) -> None:
         super().__init__(whole.num_embeddings, whole.embedding_dim, device="meta", dtype=whole.weight.dtype)
         self.start = start
+        self.collectives = collectives
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) to (B, T, C)."""
         rows = ids - self.start
         elsewhere = (rows < 0) | (rows >= len(self.weight))
         x = super().forward(rows.masked_fill(elsewhere, 0)).masked_fill(elsewhere[..., None], 0)
-        dist.all_reduce(x)
-        return x
+        return self.collectives.all_reduce(x)
 
 
 class ShardedRMSNorm(nn.Module):
     """An RMS norm over a width of which each rank holds a slice; `copies` ranks hold the same one."""
 
-    def __init__(self, whole: nn.RMSNorm, width: int, copies: int) -> None:
+    def __init__(self, whole: nn.RMSNorm, width: int, copies: int, collectives: Collectives) -> None:
         super().__init__()
         self.weight = nn.Parameter(whole.weight.new_empty(width), requires_grad=False)
         self.width = whole.weight.numel()
         self.copies = copies
+        self.collectives = collectives
         self.eps = whole.eps
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, slice of the width) to the same shape."""
-        squares = x.float().square().sum(-1, keepdim=True)
-        dist.all_reduce(squares)
+        squares = self.collectives.all_reduce(x.float().square().sum(-1, keepdim=True))
         normed = x.float() * torch.rsqrt(squares / (self.copies * self.width) + (self.eps or 0.0))
         return (normed * self.weight.float()).type_as(x)
-
-
-def gather_logits(logits: Tensor, share: int, size: int) -> Tensor:
-    """The logits (…, V) of all ranks' slices (…, share or less), on rank 0; the others keep their own."""
-    slice_ = nn.functional.pad(logits, (0, share - logits.shape[-1])).contiguous()
-    slices = [torch.empty_like(slice_) for _ in range(dist.get_world_size())]
-    if dist.get_rank() > 0:
-        dist.gather(slice_)
-        return logits
-    dist.gather(slice_, slices)
-    return torch.cat(slices, dim=-1)[..., :size]
-
-
-def _add_up(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
-    output = output.contiguous()
-    dist.all_reduce(output)
-    return output
 
 
 def check_divisible(config: Config, world_size: int) -> None:

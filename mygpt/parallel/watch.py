@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from mygpt.errors import RunError
+from mygpt.kernels import LostRankError
 from mygpt.parallel import PARENT, PATIENCE
 
 try:
@@ -88,7 +89,7 @@ class Watch(threading.Thread):
         try:
             yield
         except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            if not isinstance(error, dist.DistError | LostRankError) and "gloo" not in str(error):
                 raise
             time.sleep(PATIENCE)
             raise RunError(
