@@ -4,18 +4,58 @@
 #define CHUNK 128     // slots that one thread works through: keys and values of as many stay in its cache
 #define MAX_DIM 256   // of a head
 #define MAX_GROUP 64  // query heads to a key head
+#define MAX_TILE 16   // sums that the registers hold beside what is added to them
 
-// Scores of `count` keys, (count, dim), for the queries of a group (group, dim).
-INLINE void score(const int type, const long dim, const float *q, long group, const void *keys, long count, float *s) {
-    for (long j = 0; j < count; j++) {
-        vec k[MAX_DIM / LANES];
-        for (long d = 0; d < dim / LANES; d++) k[d] = load(type, keys, j * dim + d * LANES);
+// Fetch what will be read next: the processor, which sees keys and values by turns, would wait for both.
+INLINE void fetch(const int type, const void *from, long numbers) {
+    for (long i = 0; i < numbers * size_of(type); i += 64) __builtin_prefetch((const char *)from + i, 0, 3);
+}
+
+// `J` keys, (J, dim), with `G` queries (G, dim) of the same type: a tile of J * G == LANES scores, s[g * CHUNK + j].
+INLINE void score_tile(const int type, const int J, const int G, const long dim, const void *q, const void *keys,
+                       float *s) {
+    vec acc[LANES];
+    for (int i = 0; i < LANES; i++) acc[i] = splat(0);
+    long d = 0;
+#ifdef __AVX512BF16__
+    for (; type == BF16 && d + 2 * LANES <= dim; d += 2 * LANES)
+        for (int j = 0; j < J; j++) {
+            __m512bh k = (__m512bh)_mm512_loadu_si512(at(keys, BF16, j * dim + d));
+            for (int g = 0; g < G; g++) {
+                __m512bh x = (__m512bh)_mm512_loadu_si512(at(q, BF16, g * dim + d));
+                acc[g * J + j] = (vec)_mm512_dpbf16_ps((__m512)acc[g * J + j], k, x);
+            }
+        }
+#endif
+    for (; d < dim; d += LANES)
+        for (int j = 0; j < J; j++) {
+            vec k = load(type, keys, j * dim + d);
+            for (int g = 0; g < G; g++) acc[g * J + j] += k * load(type, q, g * dim + d);
+        }
+    vec sums = sum_each(acc);
+    for (int g = 0; g < G; g++) memcpy(s + g * CHUNK, (float *)&sums + g * J, J * sizeof(float));
+}
+
+// Scores of `count` keys, (count, dim), for the queries of a group (group, dim). Each key is read for four of them.
+INLINE void score(const int type, const long dim, const void *q, long group, const void *keys, const void *values,
+                  long count, float *s) {
+    long j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        long g = 0;
+        fetch(type, at(values, type, j * dim), LANES * dim);
+        for (; g + 4 <= group; g += 4)
+            for (long i = j; i < j + LANES; i += 4)
+                score_tile(type, 4, 4, dim, at(q, type, g * dim), at(keys, type, i * dim), s + g * CHUNK + i);
+        for (; g < group; g++)
+            score_tile(type, LANES, 1, dim, at(q, type, g * dim), at(keys, type, j * dim), s + g * CHUNK + j);
+    }
+    for (; j < count; j++)
         for (long g = 0; g < group; g++) {
             vec total = splat(0);
-            for (long d = 0; d < dim / LANES; d++) total += k[d] * load(F32, q, g * dim + d * LANES);
+            for (long d = 0; d < dim; d += LANES)
+                total += load(type, keys, j * dim + d) * load(type, q, g * dim + d);
             s[g * CHUNK + j] = sum(total);
         }
-    }
 }
 
 // scores to e^(scores - max), in place; returns their sum.
@@ -37,37 +77,60 @@ static float soften(float *s, long count, float *max) {
     return sum(total);
 }
 
-// y (dim) = the sum of weights (count) times values (count, dim).
-INLINE void mix(const int type, const long dim, const float *weights, const void *values, long count, float *y) {
-    vec total[MAX_DIM / LANES];
-    for (long d = 0; d < dim / LANES; d++) total[d] = splat(0);
-    for (long j = 0; j < count; j++)
-        for (long d = 0; d < dim / LANES; d++) total[d] += weights[j] * load(type, values, j * dim + d * LANES);
-    for (long d = 0; d < dim / LANES; d++) store(F32, y, d * LANES, total[d]);
+// y (G, with a stride) = the sums of weights (G, CHUNK) times values (count, dim), `width` <= dim numbers of each.
+INLINE void mix(const int type, const int G, const long width, long dim, const float *weights, const void *values,
+                const void *next, long count, float *y, long stride) {
+    const long n = width / LANES;
+    vec total[MAX_TILE];
+    for (long i = 0; i < G * n; i++) total[i] = splat(0);
+    for (long j = 0; j < count; j++) {
+        fetch(type, at(next, type, j * dim), width);
+        for (long d = 0; d < n; d++) {
+            vec v = load(type, values, j * dim + d * LANES);
+            for (int g = 0; g < G; g++) total[g * n + d] += weights[g * CHUNK + j] * v;
+        }
+    }
+    for (int g = 0; g < G; g++)
+        for (long d = 0; d < n; d++) store(F32, y, g * stride + d * LANES, total[g * n + d]);
+}
+
+// The same of a whole group: each value is read for four heads, and as many of its numbers as registers hold.
+INLINE void mix_group(const int type, const long dim, const float *weights, long group, const void *values,
+                      const void *next, long count, float *y, long stride) {
+    long g = 0;
+    for (; g + 4 <= group; g += 4)
+        for (long d = 0, n; d < dim; d += n) {
+            const float *w = weights + g * CHUNK;
+            const void *from = at(values, type, d), *then = at(next, type, d);
+            n = dim - d >= 64 ? 64 : LANES;
+            if (n == 64) mix(type, 4, 64, dim, w, from, then, count, y + g * stride + d, stride);
+            else mix(type, 4, LANES, dim, w, from, then, count, y + g * stride + d, stride);
+        }
+    for (; g < group; g++) mix(type, 1, dim, dim, weights + g * CHUNK, values, next, count, y + g * stride, stride);
 }
 
 // A group of query heads over `count` slots: parts (group, with a stride), each the scores' max, sum, then y (dim).
-INLINE void chunk(const int type, const long dim, const float *q, long group, const void *keys, const void *values,
+INLINE void chunk(const int type, const long dim, const void *q, long group, const void *keys, const void *values,
                   long count, float scale, float *parts, long stride) {
     float s[MAX_GROUP * CHUNK];
-    score(type, dim, q, group, keys, count, s);
+    score(type, dim, q, group, keys, values, count, s);
     for (long g = 0; g < group; g++) {
         float *weights = s + g * CHUNK, *part = parts + g * stride;
         for (long j = 0; j < count; j++) weights[j] *= scale;
         part[1] = soften(weights, count, part);
-        mix(type, dim, weights, values, count, part + 2);
     }
+    mix_group(type, dim, s, group, values, at(keys, type, CHUNK * dim), count, parts + 2, stride);
 }
 
 // One head of q or k: dimension i turns together with i + width / 2, as `mygpt.rope.rotate` has it.
-static void rotate(int type, const void *x, const void *cos, const void *sin, long width, long dim, int to, void *y) {
+static void rotate(int type, const void *x, const void *cos, const void *sin, long width, long dim, void *y) {
     for (long i = 0; i < dim; i++) {
         float value = load1(type, x, i);
         if (i < width) {
             float other = load1(type, x, i < width / 2 ? i + width / 2 : i - width / 2);
             value = rounded(type, value * load1(type, cos, i)) + other * load1(type, sin, i);
         }
-        store1(to, y, i, rounded(type, value));
+        store1(type, y, i, value);
     }
 }
 
@@ -78,21 +141,23 @@ long attention_scratch(const Attention *a) {
 
 void attention(const Attention *a, float *scratch) {
     const long dim = a->dim, group = a->heads / a->kv_heads, chunks = (a->seen + CHUNK - 1) / CHUNK;
-    float *q = scratch, *parts = q + a->batch * a->heads * dim; // of each chunk: max, sum, then dim numbers
+    float *parts = scratch + a->batch * a->heads * dim; // of each chunk: max, sum, then dim numbers
+    char *q = (char *)scratch;
     const int type = a->type;
+    const long size = size_of(type);
 #pragma omp for
     for (long i = 0; i < a->batch * (a->heads + a->kv_heads); i++) {
         long b = i / (a->heads + a->kv_heads), h = i % (a->heads + a->kv_heads), k = h - a->heads;
         const void *cos = at(a->cos, type, b * a->rotated), *sin = at(a->sin, type, b * a->rotated);
         if (k < 0) {
             const void *x = at(a->q, type, b * a->q_stride + h * dim);
-            rotate(type, x, cos, sin, a->rotated, dim, F32, q + (b * a->heads + h) * dim);
+            rotate(type, x, cos, sin, a->rotated, dim, q + (b * a->heads + h) * dim * size);
             continue;
         }
         long slot = b * a->sequence_stride + k * a->head_stride + a->positions[b] % a->slots * dim;
         const void *x = at(a->k, type, b * a->k_stride + k * dim);
-        rotate(type, x, cos, sin, a->rotated, dim, type, (void *)at(a->keys, type, slot));
-        memcpy((void *)at(a->values, type, slot), at(a->v, type, b * a->v_stride + k * dim), dim * size_of(type));
+        rotate(type, x, cos, sin, a->rotated, dim, (void *)at(a->keys, type, slot));
+        memcpy((void *)at(a->values, type, slot), at(a->v, type, b * a->v_stride + k * dim), dim * size);
     }
 #pragma omp for
     for (long i = 0; i < a->batch * a->kv_heads * chunks; i++) {
@@ -104,7 +169,7 @@ void attention(const Attention *a, float *scratch) {
         const void *keys = at(a->keys, type, offset), *values = at(a->values, type, offset);
         float *own = parts + (head * chunks + nth) * (dim + 2);
         const long stride = chunks * (dim + 2);
-        const float *queries = q + head * dim;
+        const void *queries = at(q, type, head * dim);
         // The usual sizes as constants: what is summed then stays in registers.
         if (type == BF16 && dim == 64) chunk(BF16, 64, queries, group, keys, values, count, a->scale, own, stride);
         else if (type == BF16 && dim == 128)

@@ -98,6 +98,19 @@ INLINE float sum(vec x) {
     return (c[0] + c[1]) + (c[2] + c[3]);
 }
 
+// Sums of lanes that lie `width` apart: of x where a lane's number lacks that bit, of y where it has it.
+#define PAIRS(x, y, width) (__builtin_shuffle(x, y, FIRST_OF(width)) + __builtin_shuffle(x, y, FIRST_OF(width) + width))
+#define FIRST_OF(width) (LANE + ((LANES - width) & ((LANE & width) != 0)))
+#define LANE ((ivec){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
+
+// Lane i of the result is the sum of x[i], for 16 of them: a third of the instructions of as many `sum`s.
+INLINE vec sum_each(vec *x) {
+    for (int i = 0; i < 8; i++) x[i] = PAIRS(x[i], x[i + 8], 8);
+    for (int i = 0; i < 4; i++) x[i] = PAIRS(x[i], x[i + 4], 4);
+    for (int i = 0; i < 2; i++) x[i] = PAIRS(x[i], x[i + 2], 2);
+    return PAIRS(x[0], x[1], 1);
+}
+
 // e^x to 2 units in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
 INLINE vec exponential(vec x) {
     const float magic = 12582912; // 1.5 * 2^23: what is added to it is rounded to a whole number
