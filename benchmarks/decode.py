@@ -13,6 +13,9 @@ that all three see the machine in the same state.
   that is not the head as well, only a row, left out) and the keys and values of the tokens so far.
 - GB/s: bytes per token times tokens/s. The limit to hold it against is the best of summing a float32 tensor,
   larger than the caches (`--read_gb`), and of multiplying it with a vector, by the same threads.
+- `--against_context N`: the same behind prompts of N tokens, in turn; `extra_context_gb_per_s` is what the caches
+  of both differ by over the time that a step takes longer: the memory's speed where a longer context costs its
+  bytes alone.
 - peak memory: resident memory of the process (on a GPU: allocated) after load and first run.
 """
 
@@ -44,6 +47,8 @@ ROWS = {  # of the table: the result and what to divide it by
     "prefill, tokens/s": ("prefill_tokens_per_s", 1),
     "decode, tokens/s": ("decode_tokens_per_s", 1),
     "ratio to the peer's": ("ratio_to_peer", 1),
+    "decode, other context, tokens/s": ("against_decode_tokens_per_s", 1),
+    "a longer context's, GB/s": ("extra_context_gb_per_s", 1),
     "read for a token, MB": ("bytes_per_token", 1e6),
     "read, GB/s": ("gb_per_s", 1),
     "the limit, GB/s": ("limit_gb_per_s", 1),
@@ -78,10 +83,15 @@ def run(llm: LLM, prompts: Sequence[list[int]], new_tokens: int) -> dict[str, An
 def bytes_per_token(llm: LLM, batch_size: int, context: int, new_tokens: int) -> int:
     """Weights that a step reads, shared by the batch, and a sequence's keys and values: the mean over steps."""
     model = llm.loaded.model
-    unread = [] if llm.config.tie_embeddings else [model.embed.weight]
-    weights = sum(p.nbytes for p in model.parameters()) - sum(p.nbytes for p in unread)
-    slot = model.allocate_cache(batch_size=1, slots=1).nbytes
-    return round(weights / batch_size + slot * (context + new_tokens / 2))
+    unread = 0 if llm.config.tie_embeddings else model.embed.weight.nbytes
+    quantized = llm.loaded.quantized.nbytes if llm.loaded.quantized else 0
+    weights = sum(p.nbytes for p in model.parameters()) + quantized - unread
+    return round(weights / batch_size + slot_bytes(llm) * (context + new_tokens / 2))
+
+
+def slot_bytes(llm: LLM) -> int:
+    """Of a token's keys and values in all layers."""
+    return llm.loaded.model.allocate_cache(batch_size=1, slots=1).nbytes
 
 
 def read_speed(numbers: Tensor) -> float:
@@ -102,11 +112,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     folder = resolve(args.checkpoint)
     # before the model: both load alone, and a process starts with its parent's peak memory as its own
     peer = start_litgpt(folder, args) if args.peer_python else None
-    llm = LLM.load(str(folder), precision=args.precision, accelerator=args.accelerator)
+    options = {"accelerator": args.accelerator, "quantize": args.quantize, "compile": args.compile == "true"}
+    llm = LLM.load(str(folder), precision=args.precision, **options)
     # without its end tokens, and without its tokenizer: ids are what is measured
     llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))
     prompts = random_prompts(llm.config.vocab_size, args.batch_size, args.context)
     programs = {"mygpt": lambda: run(llm, prompts, args.new_tokens)}
+    if args.against_context is not None:
+        others = random_prompts(llm.config.vocab_size, args.batch_size, args.against_context)
+        programs["against"] = lambda: run(llm, others, args.new_tokens)
     if peer:
         programs["litgpt"] = lambda: peer.ask({"prompt": prompts[0], "new_tokens": args.new_tokens})
     warm = {name: program() for name, program in programs.items()}
@@ -123,6 +137,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     results["gb_per_s"] = results["bytes_per_token"] * results["decode_tokens_per_s"] / 1e9
     results["share_of_limit"] = results["gb_per_s"] / results["limit_gb_per_s"]
+    if args.against_context is not None:
+        results |= against(
+            runs, (args.context - args.against_context) * slot_bytes(llm) * args.batch_size, args
+        )
     if peer:
         peer.close()
         theirs = peer.versions | summary(warm["litgpt"], runs["litgpt"], args)
@@ -131,6 +149,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         both = zip(runs["mygpt"], runs["litgpt"], strict=True)
         results["ratio_to_peer_runs"] = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in both]
     return results
+
+
+def against(runs: Mapping[str, Any], more_bytes: int, args: argparse.Namespace) -> dict[str, float]:
+    """What a step takes longer than behind the other context."""
+    seconds = [
+        args.batch_size / ours["tokens_per_s"] - args.batch_size / other["tokens_per_s"]
+        for ours, other in zip(runs["mygpt"], runs["against"], strict=True)
+    ]
+    return {
+        "against_decode_tokens_per_s": median(run["tokens_per_s"] for run in runs["against"]),
+        "extra_context_bytes": more_bytes,
+        "extra_context_ms": median(seconds) * 1e3,
+        "extra_context_gb_per_s": more_bytes / median(seconds) / 1e9,
+    }
 
 
 def interleave(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
@@ -183,9 +215,12 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure decoding; see the top of this file.")
     parser.add_argument("checkpoint", help="a folder, .gguf file or Hub repository")
     parser.add_argument("--precision", default="bf16-true")
+    parser.add_argument("--quantize", help="as of mygpt's commands")
+    parser.add_argument("--compile", choices=["true", "false"], default="false")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--context", type=int, default=36, help="tokens of each prompt")
+    parser.add_argument("--against_context", type=int, help="tokens of other prompts, in turn with these")
     parser.add_argument("--new_tokens", type=int, default=64, help="tokens to generate after each prompt")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--read_gb", type=float, default=2.0, help="size of the plain read")

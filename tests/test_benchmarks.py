@@ -56,6 +56,18 @@ def test_decode(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str], batch_
     assert report["bytes_per_token"] == round(weights / batch_size + slot * (4 + 3 / 2))
 
 
+def test_decode_quantized_against_another_context(
+    run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"context": 40, "against_context": 2, "new_tokens": 3, "repeats": 1, "read_gb": 0.001}
+    run("decode", tiny, "--quantize", "bnb.int8", *(f"--{name}={size}" for name, size in sizes.items()))
+    report = last_line(capsys)
+    assert report["extra_context_bytes"] == 38 * 2 * 2 * (2 * 2 * 8)
+    assert report["against_decode_tokens_per_s"] > 0
+    unquantized = sum(2 * shape.numel() for shape, _ in open_checkpoint(tiny).shapes().values())
+    assert report["bytes_per_token"] < unquantized
+
+
 def test_samples(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("samples", tiny, "--num_samples", 2, "--new_tokens", 3, "--repeats", 1)
     report = last_line(capsys)
