@@ -89,19 +89,19 @@ def test_int8_products_lose_nothing_beside_outliers() -> None:
 
 
 @needs_kernels
-@pytest.mark.skipif(not kernels.has_fourbit(), reason="needs AVX512-BF16")
+@pytest.mark.skipif(not kernels.has_fourbit(), reason="needs AVX512-VNNI")
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_four_bits_as_bitsandbytes_has_them(kind: str, threads: int) -> None:
     functional = pytest.importorskip("bitsandbytes.functional")
     for out, width in [(32, 64), (160, 576), (128, 2048)]:
         weight, bias = torch.randn(out, width), torch.randn(out).bfloat16()
         packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type=kind)
-        absmax = state.absmax.view(out, -1).t().bfloat16().contiguous()
+        absmax = state.absmax.view(-1, 32, width // 64).transpose(1, 2).bfloat16().contiguous()
         groups, table = to_row_groups(packed.view(out, -1)), state.code
         matrix = kernels.fourbit_matrix(groups, absmax, table, bias)
         codes = torch.stack((packed.view(-1) >> 4, packed.view(-1) & 15), dim=-1).long()
-        # rounded as in the kernel, which is then exact but for the order of its sums
-        restored = table.bfloat16().double()[codes].view(-1, 64) * state.absmax.bfloat16().double()[:, None]
+        # of scales that are rounded as the kernel has them
+        restored = table.double()[codes].view(-1, 64) * state.absmax.bfloat16().double()[:, None]
         for rows in (1, 2, 3, 7, 16):
             x = torch.randn(rows, width).bfloat16()
             check(kernels.multiply(x, matrix), F.linear(x.double(), restored.view(out, width), bias.double()))

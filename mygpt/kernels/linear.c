@@ -78,7 +78,7 @@ INLINE long tile_rows(const Matrix *m) { return m->type == FOURBIT ? FOURBIT_TIL
 // The same for all types, with their scales and the bias, rounded as torch does. `packed` is from `prepare`.
 static void outputs(const Matrix *m, int xtype, const void *x, const void *packed, long rows, long o, long count,
                     float *result) {
-    if (m->type == FOURBIT) fourbit_tile(m, x, rows, o, result);
+    if (m->type == FOURBIT) fourbit_tile(m, packed, rows, o, result);
     else if (packed) int8_tile(m, packed, rows, o, count, result);
     else tile(m, xtype, x, rows, o, count, result);
     for (long r = 0; r < count; r++)
@@ -92,13 +92,14 @@ static void outputs(const Matrix *m, int xtype, const void *x, const void *packe
 }
 
 long product_scratch(const Matrix *m, int xtype, long rows) {
+    if (m->type == FOURBIT) return rows * fourbit_scratch(m->in);
     return m->type == INT8 && xtype == BF16 ? rows * int8_scratch(m->in) : 0;
 }
 
-// x as `int8_tile` takes it, in `packed`; NULL where x is taken as it is.
+// x as `int8_tile` or `fourbit_tile` takes it, in `packed`; NULL where x is taken as it is.
 static const void *prepare(const Matrix *m, int xtype, const void *x, long rows, void *packed) {
     if (product_scratch(m, xtype, rows) == 0) return NULL;
-    int8_prepare(x, rows, m->in, packed);
+    (m->type == FOURBIT ? fourbit_prepare : int8_prepare)(x, rows, m->in, packed);
     return packed;
 }
 

@@ -40,7 +40,7 @@ static void norm(int type, const void *x, const void *weight, long rows, long wi
 
 // Whether products of 4-bit weights were compiled: see fourbit.c.
 EXPORT int mygpt_has_fourbit(void) {
-#ifdef __AVX512BF16__
+#ifdef HAS_FOURBIT
     return 1;
 #else
     return 0;

@@ -135,7 +135,7 @@ INLINE void share(long count, long group, long *first, long *last) {
 
 typedef struct {
     const void *weight; // (out, in), rows end to end; FOURBIT: see fourbit.c, `out` is a multiple of 32
-    const void *scales; // INT8: (out,) of x's type; FOURBIT: (in / 64, out) bfloat16
+    const void *scales; // INT8: (out,) of x's type; FOURBIT: (out / 32, in / 64, 32) bfloat16
     const float *table; // FOURBIT: the 16 values
     const void *bias;   // (out,) of x's type, or NULL
     long in, out;
@@ -153,7 +153,12 @@ long product_scratch(const Matrix *m, int xtype, long rows); // bytes
 long int8_scratch(long in); // bytes for a row of x, bfloat16; 0: there is none for this CPU
 void int8_prepare(const void *x, long rows, long in, void *packed);
 void int8_tile(const Matrix *m, const void *packed, long rows, long o, long count, float *result);
-void fourbit_tile(const Matrix *m, const void *x, long rows, long o, float *result); // x bfloat16
+#if defined __AVX512VNNI__ && defined __AVX512BW__
+#define HAS_FOURBIT
+#endif
+long fourbit_scratch(long in); // the same of 4-bit weights
+void fourbit_prepare(const void *x, long rows, long in, void *packed);
+void fourbit_tile(const Matrix *m, const void *packed, long rows, long o, float *result);
 
 // One new token of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
 typedef struct {

@@ -19,8 +19,6 @@ from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
 
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
 MANY_ROWS = 64
-# Up to this many our kernel for 4 bits is faster than bitsandbytes' (benchmarks/linear.py).
-OWN_FOURBIT_ROWS = 2
 _ROW_GROUP = 32  # of the weight, which the CPU's kernel computes together
 _ALIGNMENT = 16  # bytes: torch's int8 kernel for bfloat16 crashes on rows that begin elsewhere (torch 2.13)
 _OUTLIER = 6.0  # of LLM.int8(): columns of x beyond it are multiplied in 16 bits (arXiv:2208.07339)
@@ -97,7 +95,8 @@ class FastFourBitProduct(Product):
         super().__init__()
         self.shape, self.quant_type = matrix.shape, matrix.quant_type
         self.register_buffer("rows", to_row_groups(matrix.rows))
-        self.register_buffer("absmax", matrix.flat().absmax.t().bfloat16().contiguous())
+        blocks = matrix.flat().absmax.view(-1, _ROW_GROUP, self.shape[1] // BLOCK_SIZE)
+        self.register_buffer("absmax", blocks.transpose(1, 2).bfloat16().contiguous())
         self.rows: Tensor
         self.absmax: Tensor
         self.nbytes = self.rows.nbytes + self.absmax.nbytes
@@ -113,12 +112,12 @@ class FastFourBitProduct(Product):
         return shaped and has_fast_cpu_kernel()
 
     def kernel_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
-        """Of at most as many rows of x as ours is the faster kernel for."""
+        """Of at most as many rows of x as the kernels take, of which they are twice as fast as bitsandbytes'."""
         whole = self.shape[0] % (2 * _ROW_GROUP) == 0  # also of a gate above its other half
         fits = (
             whole
             and x.dtype is torch.bfloat16
-            and _has_few_rows(x, OWN_FOURBIT_ROWS)
+            and _has_few_rows(x, kernels.MAX_ROWS)
             and kernels.has_fourbit()
         )
         return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias) if fits else None
@@ -131,7 +130,7 @@ class FastFourBitProduct(Product):
         flat = x.reshape(-1, k).bfloat16()
         if torch.compiler.is_compiling():
             y: Tensor = torch.ops.bitsandbytes.gemv_4bit.default(
-                flat, self.rows, self.shape, self.absmax, self.levels, BLOCK_SIZE
+                flat, self.rows, self.shape, self._absmax_by_columns(), self.levels, BLOCK_SIZE
             )
         elif len(flat) < MANY_ROWS:
             y = self.by_bitsandbytes(flat)
@@ -145,16 +144,20 @@ class FastFourBitProduct(Product):
     def by_bitsandbytes(self, x: Tensor) -> Tensor:
         """x (rows, K) bfloat16 to (rows, N), by its kernel."""
         n, k = self.shape
-        x = x.contiguous()
+        x, absmax = x.contiguous(), self._absmax_by_columns()
         y = x.new_empty(len(x), n)
         sizes = [ctypes.c_int64(size) for size in (len(x), n, k)]
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, self.rows, self.absmax, y)]
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, self.rows, absmax, y)]
         self._kernel(*sizes, *pointers, *(ctypes.c_int64(size) for size in (BLOCK_SIZE, k, n)))
         return y
 
+    def _absmax_by_columns(self) -> Tensor:
+        """(K / 64, N), as bitsandbytes' kernel takes them; ours reads a group's scales from one place."""
+        return self.absmax.transpose(0, 1).reshape(-1, self.shape[0])
+
     def dequantized(self) -> Tensor:
         """The matrix (N, K) in bfloat16."""
-        rows, absmax = from_row_groups(self.rows), self.absmax.t().float().contiguous()
+        rows, absmax = from_row_groups(self.rows), self._absmax_by_columns().t().float().contiguous()
         weight = torch.empty(self.shape, dtype=torch.bfloat16)
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in (rows, absmax, weight)]
         self._dequantize(*pointers, *(ctypes.c_longlong(size) for size in (BLOCK_SIZE, *self.shape)))
