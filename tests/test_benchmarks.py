@@ -84,7 +84,9 @@ def test_chat(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quantize(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("quantize", tiny, "--modes", "bnb.nf4", "--perplexity", "true", "--new_tokens", 3, "--repeats", 1)
+    sizes = {"context": 4, "new_tokens": 3, "repeats": 1}
+    options = (f"--{name}={size}" for name, size in sizes.items())
+    run("quantize", tiny, "--modes", "bnb.nf4", "--perplexity", "true", *options)
     modes = last_line(capsys)["modes"]
     assert set(modes) == {"bf16", "bnb.nf4"}
     assert set(modes["bnb.nf4"]) >= {"load_s", "stored", "decode_tokens_per_s", "ratio_to_bf16", "perplexity"}
