@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mygpt import __version__
 from mygpt.errors import InputError, one_line
-from mygpt.parallel import PATIENCE, begin_to_follow, is_follower
+from mygpt.parallel import PATIENCE, begin_to_follow, is_follower, number_of, starts_to_follow
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
-    if is_follower():
+    if starts_to_follow():
         begin_to_follow()
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments))
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         who = ""
         if is_follower():
-            local = os.environ.get("LOCAL_RANK") or "0"
-            time.sleep(PATIENCE + int(local) / 2)  # the first to tell is the last
-            who = f"rank {os.environ.get('RANK') or local}: "
+            local = number_of("LOCAL_RANK")
+            time.sleep(PATIENCE + local / 2)  # the first to tell is the last
+            who = f"rank {number_of('RANK') or local}: "
         print(f"error: {who}{one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 

@@ -53,7 +53,8 @@ class Slot:
             setattr(self.module, self.parameter, nn.Parameter(tensor, requires_grad=False))
             return
         if parameter.is_meta:
-            storage = torch.empty_like(parameter, device=tensor.device, dtype=tensor.dtype)
+            # Not empty_like, for which torch asks sympy how a meta tensor lies: a second of imports.
+            storage = torch.empty(parameter.shape, device=tensor.device, dtype=tensor.dtype)
             setattr(self.module, self.parameter, nn.Parameter(storage, requires_grad=False))
             parameter = storage
         parameter.data[self.rows] = tensor

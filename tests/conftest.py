@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,15 @@ from mygpt.default_model import fetch_gguf
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiled once for all tests, also those that give mygpt another cache, and the processes that they start.
 os.environ.setdefault("MYGPT_KERNELS", str(Path("~/.cache/mygpt/kernels").expanduser()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """Reading a .bin file collects garbage: among what a test makes, not among all that is imported here."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.errors import InputError
 from mygpt.options import Sampling
+from mygpt.parallel import PARENT, starts_to_follow
 from tests.models import CHAT_TEMPLATE, CONTEXT, EOS, FAMILIES, edit_json, write_model
 
 DYNAMIC = {
@@ -647,7 +648,7 @@ def test_one_of_many_processes_with_a_model_each_answers(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """As `srun -n 4 mygpt generate` starts them: no further rank of one command, which would print nothing."""
-    monkeypatch.setattr("mygpt.commands.generate.is_follower", lambda: True)
+    monkeypatch.setenv("SLURM_PROCID", "1")
     arguments = [
         "generate",
         str(folders["llama"]),
@@ -660,3 +661,34 @@ def test_one_of_many_processes_with_a_model_each_answers(
     ]
     assert main(arguments) == 0
     assert len(json.loads(capfd.readouterr().out)["token_ids"]) == 2
+
+
+@pytest.mark.parametrize("variable", ["RANK=1", "LOCAL_RANK=2", "SLURM_PROCID=1", "RANK=abc"])
+def test_a_shell_with_a_rank_makes_no_follower(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], variable: str
+) -> None:
+    """As in an interactive step of a SLURM job: on one device, Ctrl-C and errors are as ever."""
+    monkeypatch.setenv(*variable.split("=", 1))
+    handler = signal.getsignal(signal.SIGINT)
+    assert main(["generate", "nowhere.gguf", "--prompt", "Hi"]) == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+    error = capfd.readouterr().err
+    assert error.startswith("error: ") and "rank" not in error
+
+
+def test_who_is_started_as_a_further_rank_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not what rank 0 itself, or a script that is it, starts besides."""
+    monkeypatch.setenv(PARENT, "1")
+    for local_rank, follows in (("1", True), ("0", False)):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert starts_to_follow() is follows
+
+
+def test_a_local_rank_that_is_no_number_is_bad_input(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where there are several ranks; a command on one device does not look at it."""
+    monkeypatch.setenv("LOCAL_RANK", "abc")
+    options = ["--prompt", "Hi", "--devices", "2", "--accelerator", "cpu", "--strategy", "fsdp"]
+    assert main(["generate", str(folders["llama"]), *options]) == 2
+    assert capfd.readouterr().err == "error: LOCAL_RANK=abc in the environment is no number; unset it\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mygpt
+from tests.models import write_model
 
 PACKAGE = Path(mygpt.__file__).parent
 # From the bottom up; a module imports only what stands on an earlier line or within its own.
@@ -105,22 +106,14 @@ def test_a_command_imports_no_other_command() -> None:
     assert "mygpt.commands.generate" not in commands
 
 
-def test_generating_does_not_wait_for_lightning() -> None:
-    """Importing Fabric takes twice as long as importing torch; one device needs none of it."""
-    assert not modules_after("import mygpt.llm") & {"lightning", "transformers", "torchmetrics"}
-
-
-def test_building_a_model_does_not_wait_for_the_compiler() -> None:
-    """Random numbers on the meta device make torch import torch._dynamo, which takes as long as torch itself."""
-    code = """
-import torch
-from mygpt.families import read_config
-from mygpt.model import GPT
-sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-with torch.device("meta"):
-    GPT(read_config({"model_type": "llama", "intermediate_size": 64, **sizes})[1])
-"""
-    assert "torch._dynamo" not in modules_after(code)
+def test_generating_does_not_wait_for_what_it_does_not_need(tmp_path: Path) -> None:
+    """Each takes as long as torch itself: Fabric; torch._dynamo, which torch imports for random numbers on the meta
+    device, and sympy, for how a tensor there lies."""
+    arguments = ["generate", str(write_model(tmp_path / "model")), "--prompt", "Hi", "--max_new_tokens", "1"]
+    modules = modules_after(f"from mygpt.__main__ import main; assert main({arguments}) == 0")
+    heavy = {"lightning", "transformers", "torchmetrics", "torch._dynamo", "sympy", "rich", "prompt_toolkit"}
+    assert "mygpt.llm" in modules
+    assert not modules & heavy
 
 
 def test_help_starts_quickly() -> None:

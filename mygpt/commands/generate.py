@@ -12,7 +12,7 @@ from mygpt.commands.output import print_json, print_statistics, print_text
 from mygpt.commands.parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
-from mygpt.parallel import is_follower
+from mygpt.parallel import may_follow
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Prompt
@@ -36,7 +36,7 @@ def run(
     loading = with_strategy(take(LoadOptions, parsed), command, strategy)
     check_one_drafter(loading.draft, options.speculate)
     # Before the model, which takes longer. But a further rank, which stays in `load`, must leave standard input alone.
-    prompts = None if is_follower() else read_prompts(parsed.prompt, options.prompts)
+    prompts = None if may_follow() else read_prompts(parsed.prompt, options.prompts)
 
     from mygpt.llm import LLM  # torch comes in here
 

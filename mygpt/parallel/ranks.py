@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 
 from mygpt import kernels
-from mygpt.parallel import begin_to_follow, is_follower
+from mygpt.errors import InputError
+from mygpt.parallel import RANK_VARIABLES, begin_to_follow
 from mygpt.parallel.watch import Watch
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ def launch(accelerator: str, devices: int, num_nodes: int) -> Ranks:
     """Start the ranks, or join those that torchrun or SLURM started (as Fabric understands their environments).
 
     Fabric runs this very command again for each further device of the node, so what comes before is run by all.
+
+    Raises:
+        InputError: a variable of a launcher's environment, such as LOCAL_RANK, is no number.
     """
+    for name in RANK_VARIABLES:
+        if not os.environ.get(name, "0").isdecimal():
+            raise InputError(f"{name}={os.environ[name]} in the environment is no number; unset it")
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
@@ -68,9 +75,10 @@ def launch(accelerator: str, devices: int, num_nodes: int) -> Ranks:
     )
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
     children: list[subprocess.Popen[bytes]] = getattr(strategy.launcher, "procs", [])  # filled by launch()
-    if is_follower():
+    first_rank = strategy.node_rank * devices
+    if first_rank + strategy.local_rank > 0:
         begin_to_follow()
-    watch = Watch(strategy.node_rank * devices, children)
+    watch = Watch(first_rank, children)
     atexit.register(watch.end)
     watch.start()
     with _without_observer(), watch.start_up():

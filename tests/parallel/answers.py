@@ -1,5 +1,6 @@
 """What a model answers, on whatever devices: what the tests compare."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,18 +13,22 @@ from tests.families.variants import WINDOW
 NEW_TOKENS = 20  # past the length at which frequencies may change
 
 
-def answers(llm: LLM, thorough: bool) -> dict[str, Any]:
-    """Logits and greedy ids; with `thorough`, ids in all the ways in which caches are used."""
+LOGITS = ("logits",)
+IDS = (*LOGITS, "greedy")
+THOROUGH = (*IDS, "sampled", "turns")  # in all the ways in which caches are used
+
+
+def answers(llm: LLM, kinds: Sequence[str]) -> dict[str, Any]:
+    """Those kinds of answers, each a list of ids but for the logits."""
     torch.manual_seed(1)
     short, long = (torch.randint(llm.config.vocab_size, (length,)).tolist() for length in (2, WINDOW + 3))
-    found = {
-        "logits": llm.logits([long, long[::-1]]),
-        "greedy": llm.generate_ids(long, max_new_tokens=NEW_TOKENS, temperature=0.0),
+    ways: dict[str, Callable[[], Any]] = {
+        "logits": lambda: llm.logits([long, long[::-1]]),
+        "greedy": lambda: llm.generate_ids(long, max_new_tokens=NEW_TOKENS, temperature=0.0),
+        "sampled": lambda: sampled(llm, [long, short, long]),
+        "turns": lambda: turns(llm, [long, long[:5] + short, [*long, *short, *long]]),
     }
-    if thorough:
-        found["sampled"] = sampled(llm, [long, short, long])
-        found["turns"] = turns(llm, [long, long[:5] + short, [*long, *short, *long]])
-    return found
+    return {kind: ways[kind]() for kind in kinds}
 
 
 def sampled(llm: LLM, prompts: list[list[int]]) -> list[list[int]]:

@@ -43,7 +43,7 @@ ALL = [*FIRST, *map(variant, SWITCHES)]
 # On more processes than there are cores, and so slow: those with something to a head of which there are fewer.
 FEW = [*FIRST, *map(variant, ["llama-mqa", "gpt-oss-mqa", "stablelm-qk-norm", "olmo3-bias"])]
 # Whose caches, one of each kind, are used in all ways.
-THOROUGH = (
+MANY_CACHES = (
     "llama-gqa",
     "llama-dynamic",
     "mistral-window",

@@ -1,7 +1,7 @@
 """Run by all ranks of a group: `python -m tests.parallel.ranks_script JOBS RESULTS`, started once for many models.
 
-JOBS is a JSON list of [key, folder, strategy, cpu_offload, thorough, load options]; RESULTS what `answers` gives of
-each, by key.
+JOBS is a JSON list of [key, folder, strategy, cpu_offload, kinds of answers, load options]; RESULTS what `answers`
+gives of each, by key.
 """
 
 import json
@@ -25,7 +25,7 @@ def main(jobs: Path, results: Path, devices: int) -> None:
     ranks = launch("cpu", devices, 1)
     names = tuple(f"cpu:{number}" for number in range(devices))
     found = {}
-    for key, folder, strategy, cpu_offload, thorough, options in json.loads(jobs.read_text()):
+    for key, folder, strategy, cpu_offload, kinds, options in json.loads(jobs.read_text()):
         placement = Placement(strategy, (ranks.device,), names, ranks, cpu_offload)
         model, precision = build(open_checkpoint(Path(folder)), placement, LoadOptions(**options))
         channel = Channel(ranks)
@@ -34,7 +34,7 @@ def main(jobs: Path, results: Path, devices: int) -> None:
             continue
         leader = Leader(model, channel)
         loaded = Loaded(leader, None, frozenset(), names, precision, strategy, load_s=0.0)
-        found[key] = answers(LLM(loaded), thorough)
+        found[key] = answers(LLM(loaded), kinds)
         leader.close()
     if ranks.rank == 0:
         torch.save(found, results)

@@ -13,7 +13,7 @@ from mygpt.load import Loaded
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from mygpt.quantize.modes import MODES
-from tests.parallel.answers import answers
+from tests.parallel.answers import LOGITS, answers
 from tests.parallel.test_equal import on_ranks
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def logits(folder: Path, mode: str, strategy: str | None, parts: int) -> torch.T
     placement = Placement(strategy, (CPU,) * parts, ("cpu",) * parts)
     model, precision = build(open_checkpoint(folder), placement, LoadOptions(**options(mode)))
     loaded = Loaded(model, None, frozenset(), placement.names, precision, strategy, load_s=0.0)
-    return answers(LLM(loaded), thorough=False)["logits"]
+    return answers(LLM(loaded), LOGITS)["logits"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def on_one(smollm2: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def on_three_ranks(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    jobs = [(mode, str(smollm2), "tensor", False, False, options(mode)) for mode in MODES]
+    jobs = [(mode, str(smollm2), "tensor", False, LOGITS, options(mode)) for mode in MODES]
     return on_ranks(tmp_path_factory.mktemp("quantized"), jobs, 3)
 
 
