@@ -13,11 +13,11 @@ import mygpt
 PACKAGE = Path(mygpt.__file__).parent
 # From the bottom up; a module imports only what stands on an earlier line or within its own.
 LAYERS = [
-    {"errors"},
+    {"errors", "folders"},
     {"config", "options"},
     {"kernels"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
-    {"cache", "quantize", "generation"},
+    {"cache", "quantize", "generation", "steady"},
     {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
     {"weight_index"},
     {
@@ -38,7 +38,8 @@ LAYERS = [
     {"decode", "completion"},
     {"speculate"},
     {"parallel", "workspace"},
-    {"build", "convert"},
+    {"build", "convert", "cuda_graphs"},
+    {"compile"},
     {"load", "plan"},
     {"transcript"},
     {"llm", "conversation"},
