@@ -118,17 +118,22 @@ class Compiled:
 
 
 def compile_model(model: GPT, placement: Placement) -> Compiled:
-    """Compile a loaded model; ask `check_compiles` before."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compile"))
+    """Compile a loaded model, after `prepare_compiler`."""
     compiled = Compiled(model, StepGraphs(model) if _takes_graphs(model, placement) else None)
     compiled.warm_up()
     return compiled
 
 
-def check_compiles(placement: Placement) -> None:
-    """Raise InputError where torch.compile cannot be used."""
+def prepare_compiler(placement: Placement) -> None:
+    """See that torch.compile can be used, and tell it where to keep its code.
+
+    Raises:
+        InputError: it cannot.
+    """
     if placement.devices[0].type == "mps":
         raise InputError("--compile does not go with mps; leave it out, or use --accelerator cpu")
+    # Before its first import, which would choose a folder.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compile"))
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -10,7 +10,7 @@ import torch
 
 from mygpt.build import build
 from mygpt.checkpoint import Checkpoint, open_checkpoint
-from mygpt.compile import Compiled, check_compiles, compile_model
+from mygpt.compile import Compiled, compile_model, prepare_compiler
 from mygpt.completion import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
@@ -94,7 +94,7 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     _, config = read_config(checkpoint.config, str(checkpoint.path))
     placement = choose_placement(config, options)
     if options.compile:
-        check_compiles(placement)
+        prepare_compiler(placement)
     model, precision = build(checkpoint, placement, options)
     quantized = summarize(model)
     runner = compile_model(model, placement) if options.compile else model

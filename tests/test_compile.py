@@ -137,11 +137,9 @@ def test_recorded_steps_equal_eager(name: str, tmp_path: Path, monkeypatch: pyte
 
 NEXT_RUN = """
 import sys
-import torch._inductor.config
-from torch._dynamo.utils import counters
 from mygpt import LLM
-torch._inductor.config.compile_threads = 1
 llm = LLM.load(sys.argv[1], precision="32-true", accelerator="cpu", compile=True)
+from torch._dynamo.utils import counters
 print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
 """
 
@@ -151,7 +149,7 @@ def test_the_next_run_finds_the_code(folder: Path, tmp_path: Path) -> None:
     runs = [
         subprocess.run(
             [sys.executable, "-c", NEXT_RUN, str(folder)],
-            env=environment | {"MYGPT_CACHE": str(tmp_path)},
+            env=environment | {"MYGPT_CACHE": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"},
             check=True,
             capture_output=True,
             text=True,
@@ -160,7 +158,6 @@ def test_the_next_run_finds_the_code(folder: Path, tmp_path: Path) -> None:
     ]
     assert [run.stdout.split() for run in runs] == [["0", str(KINDS)], [str(KINDS), "0"]]
     assert [run.stderr for run in runs] == ["", ""]  # no terminal, no progress
-    assert any((tmp_path / "compile").iterdir())
 
 
 def test_progress_is_one_line_on_a_terminal(
