@@ -36,7 +36,7 @@ from mygpt.steady import SteadyPlaces
 
 # Tokens of the prompts that are compiled with: some products have ways of their own for few rows.
 MANY, FEW = 80, 5
-# Codes of one block: its layers differ, and so do the kinds of passes.
+# Codes of one kind of block: its layers may differ, as by their windows, and so do the kinds of passes.
 MAX_CODES = 64
 
 
