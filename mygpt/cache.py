@@ -55,7 +55,10 @@ class LayerCache:
             self.values[:, :, context.start : context.end] = values
         else:
             self._write(keys, values, context.positions)
-        return self.keys[:, :, : context.end], self.values[:, :, : context.end]
+        if context.end == keys.shape[2]:  # there are none before
+            return keys, values
+        seen = min(context.end, self.size)
+        return self.keys[:, :, :seen], self.values[:, :, :seen]
 
     def _write(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
         rows = torch.arange(len(slots), device=slots.device)[:, None]
@@ -90,9 +93,7 @@ class WindowCache(LayerCache):
     def update(self, keys: Tensor, values: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Write new keys and values (B, K, T, D); returns those to attend to, (B, K, S, D) each."""
         ring, new = self.size, keys.shape[2]
-        if self.pending is not None:  # the next tokens' places tell how many of them were kept
-            self._keep(*self.pending, context.positions[:, :1])
-            self.pending = None
+        self.settle(context.positions[:, :1])
         if new == 1:  # it takes the place of the token that leaves the window
             self._write(keys, values, context.positions % ring)
             held = min(context.end, ring)
@@ -107,6 +108,12 @@ class WindowCache(LayerCache):
         else:
             self._keep(keys, values, context.positions, context.ends)
         return seen
+
+    def settle(self, ends: Tensor) -> None:
+        """Keep of the tokens that wait those before `ends` (B, 1), the places of the next ones."""
+        if self.pending is not None:
+            self._keep(*self.pending, ends)
+            self.pending = None
 
     def _keep(self, keys: Tensor, values: Tensor, positions: Tensor, ends: Tensor) -> None:
         """Write those tokens at `positions` (B, T) that lie before `ends` (B, 1) and in the window."""
@@ -150,7 +157,9 @@ class KVCache:
         slots = min(shape.window, self.slots) + 1 if shape.window else self.slots
         widths = (shape.head_dim, shape.head_dim if shape.value_dim is None else shape.value_dim)
         size = (len(self.lengths), shape.kv_heads, slots)
-        keys, values = (torch.zeros(*size, width, device=device, dtype=self.dtype) for width in widths)
+        # The same kind of tensor whoever allocates, or compiled code would have to be compiled for both kinds.
+        with torch.inference_mode(False):
+            keys, values = (torch.zeros(*size, width, device=device, dtype=self.dtype) for width in widths)
         return WindowCache(keys, values) if shape.window else LayerCache(keys, values)
 
     def advance(self, counts: Sequence[int]) -> None:
@@ -176,7 +185,16 @@ class KVCache:
         finally:
             self.lengths = lengths
             for ring, (keys, values) in zip(rings, before, strict=True):
-                ring.keys, ring.values = keys, values
+                ring.keys.copy_(keys)
+                ring.values.copy_(values)
+
+    def settle(self) -> None:
+        """Let nothing wait for the next tokens' places to be known."""
+        rings = [
+            layer for layer in self.layers if isinstance(layer, WindowCache) and layer.pending is not None
+        ]
+        for ring in rings:
+            ring.settle(torch.tensor(self.lengths, device=ring.keys.device)[:, None])
 
     def reserve(self, slots: int) -> None:
         """Have at least so many slots. A chat's cache grows by this; one that was sized for its work never does."""

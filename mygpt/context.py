@@ -34,8 +34,8 @@ class Context:
         end: the place after the last token of all, padding too.
         rotary: the tables cos and sin, (B, T, 1, R) each, of layers without a window.
         window_rotary: those of layers with one.
-        masks: by the layers' window (0: none).
         query_scale: (B, T, 1, 1), what each query is multiplied by; None is 1.
+        masks: by the layers' window (0: none).
         tentative: how many of the tokens the cache is to keep shows only with the next ones: drafts.
     """
 
@@ -45,8 +45,8 @@ class Context:
     end: int
     rotary: tuple[Tensor, Tensor]
     window_rotary: tuple[Tensor, Tensor]
+    query_scale: Tensor | None
     masks: dict[int, Mask]
-    query_scale: Tensor | None = None
     tentative: bool = False
 
 
@@ -80,15 +80,16 @@ def _mask(window: int, positions: Tensor, starts: Sequence[int], slots: int | No
             return Mask()
         return Mask((torch.arange(seen, device=positions.device) <= queries)[:, None])
     ring = min(window, slots) if slots is not None else 0
-    keys = torch.cat((_ring_positions(starts, ring, positions), positions), dim=1)[:, None]
+    return ring_mask(window, ring, min(max(starts), ring), positions)
+
+
+def ring_mask(window: int, ring: int, held: int, positions: Tensor) -> Mask:
+    """For tokens at `positions` (B, T) that attend to the first `held` slots of a ring, then to each other."""
+    last = positions[:, :1] - 1
+    # The position of the token in each slot, negative where there is none yet.
+    in_slots = last - (last - torch.arange(held, device=positions.device)) % max(ring, 1)
+    keys, queries = torch.cat((in_slots, positions), dim=1)[:, None], positions[..., None]
     return Mask(((keys >= 0) & (keys <= queries) & (keys > queries - window))[:, None])
-
-
-def _ring_positions(starts: Sequence[int], ring: int, positions: Tensor) -> Tensor:
-    """(B, held): the position of the token in each slot of a ring, negative where there is none yet."""
-    last = torch.tensor(starts, device=positions.device)[:, None] - 1
-    slots = torch.arange(min(max(starts), ring), device=positions.device)
-    return last - (last - slots) % ring if ring else slots.expand(len(starts), 0)
 
 
 class Places(nn.Module):
@@ -124,11 +125,16 @@ class Places(nn.Module):
         positions = torch.arange(new, device=device) + first
         ends = first + (new if last is None else torch.tensor(last, device=device)[:, None] + 1)
         whole = torch.tensor(lengths or [start + new for start in starts])
-        rotary = self.rope(positions, whole, dtype)
-        window_rotary = self.window_rope(positions, whole, dtype) if self.window_rope else rotary
         masks = make_masks({*self.config.windows}, positions, starts, slots)
         start = starts[0] if min(starts) == max(starts) else None
-        scaling = self.config.query_scaling
-        scale = query_scales(scaling, positions, dtype) if scaling else None
         end, tentative = max(starts) + new, last is None
-        return Context(positions, ends, start, end, rotary, window_rotary, masks, scale, tentative)
+        return Context(positions, ends, start, end, *self.tables(positions, whole, dtype), masks, tentative)
+
+    def tables(
+        self, positions: Tensor, lengths: Tensor, dtype: torch.dtype
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor | None]:
+        """`rotary`, `window_rotary` and `query_scale` of tokens at `positions` (B, T)."""
+        rotary = self.rope(positions, lengths, dtype)
+        window_rotary = self.window_rope(positions, lengths, dtype) if self.window_rope else rotary
+        scaling = self.config.query_scaling
+        return rotary, window_rotary, query_scales(scaling, positions, dtype) if scaling else None

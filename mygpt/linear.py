@@ -20,7 +20,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if kernels.fits_linear(x, weight):
         return kernels.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
-    if rows > FEW_ROWS or x.dtype is not torch.bfloat16 or x.device.type != "cpu":
+    if x.dtype is not torch.bfloat16 or x.device.type != "cpu" or rows > FEW_ROWS:
         return F.linear(x, weight, bias)
     flat = x.reshape(rows, -1)
     y = torch.mv(weight, flat[0]) if rows == 1 else torch.mm(weight, flat.t()).t()

@@ -10,6 +10,7 @@ import torch
 
 from mygpt.build import build
 from mygpt.checkpoint import Checkpoint, open_checkpoint
+from mygpt.compile import Compiled, compile_model, prepare_compiler
 from mygpt.completion import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
@@ -38,7 +39,7 @@ class Loaded:
         draft: the smaller model of `--draft`.
     """
 
-    model: GPT | Leader
+    model: GPT | Compiled | Leader
     prompter: Prompter | None
     stop_ids: frozenset[int]
     devices: tuple[str, ...]
@@ -92,17 +93,18 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     stop_ids = _stop_ids(checkpoint, prompter)
     _, config = read_config(checkpoint.config, str(checkpoint.path))
     placement = choose_placement(config, options)
+    if options.compile:
+        prepare_compiler(placement)
     model, precision = build(checkpoint, placement, options)
     quantized = summarize(model)
-    if options.compile:
-        compile_model(model)
-    placed: GPT | Leader = model
+    runner = compile_model(model, placement) if options.compile else model
+    placed: GPT | Compiled | Leader = runner
     if placement.ranks is not None:
         channel = Channel(placement.ranks)
         if placement.ranks.rank > 0:
-            follow(model, channel)
+            follow(runner, channel)
             sys.exit()
-        placed = Leader(model, channel)
+        placed = Leader(runner, channel)
     names, strategy = placement.names, placement.strategy
     loaded = Loaded(placed, prompter, stop_ids, names, precision, strategy, 0.0, quantized)
     draft = load_draft(options.draft, loaded, options) if options.draft else None
@@ -152,12 +154,6 @@ def check_same_vocabulary(name: str, draft: Loaded, target: Loaded) -> None:
             f"--draft {name}: its tokenizer is not the model's, id {token_id} ({token!r}) is in one of them only; "
             f"{advice}"
         )
-
-
-def compile_model(model: GPT) -> None:
-    """Compile each block, once for all of them; shapes that change are symbols, so nothing is compiled anew."""
-    for layer in model.layers:
-        layer.compile(dynamic=True)
 
 
 def _stop_ids(checkpoint: Checkpoint, prompter: Prompter | None) -> frozenset[int]:

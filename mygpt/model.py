@@ -92,7 +92,7 @@ class GPT(nn.Module):
         """ids (B, T) to the residual stream (B, T, C)."""
         x: Tensor = self.embed(ids.to(context.positions.device))
         if self.config.embedding_scale != 1:
-            x = x * x.new_tensor(self.config.embedding_scale)  # rounded to the model's dtype first
+            x = x * x.new_full((), self.config.embedding_scale)  # rounded to the model's dtype first
         if self.position_embed is not None:
             # Padding may lie past the table.
             x = x + self.position_embed(context.positions.clamp(max=self.config.learned_positions - 1))

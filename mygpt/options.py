@@ -54,7 +54,8 @@ class LoadOptions:
         strategy: How several devices share the model: sequential (layers in turn), tensor (a slice of every
             matrix each) or fsdp; by default tensor where that divides the model, else sequential.
         cpu_offload: With fsdp, keep the weights in host memory until they are needed.
-        compile: Compile the model with torch.compile; the first tokens wait for it.
+        compile: Compile the model with torch.compile while it is loaded, which takes longer the first time; on one
+            GPU a token's step is a CUDA graph then. For GPUs: on CPUs with mygpt's kernels it makes decoding slower.
         draft: A smaller model of the same vocabulary, on the first device, whose guesses the model checks several
             at once; speed changes, the greedy answer and the distribution of samples do not.
         prompt_style: stablelm, redpajama, plain, template (the repository's own) or raw; by default what the
@@ -89,6 +90,10 @@ class LoadOptions:
         _require(self, "num_nodes", self.num_nodes >= 1, "1 or above")
         if self.cpu_offload and self.strategy != "fsdp":
             raise InputError("--cpu_offload goes with --strategy fsdp only; add that, or leave it out")
+        if self.compile and self.strategy == "fsdp":
+            raise InputError(
+                "--compile does not go with --strategy fsdp, whose weights come and go; leave one out"
+            )
 
 
 @dataclass(frozen=True)

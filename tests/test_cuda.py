@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mygpt import LLM
+from mygpt.compile import Compiled
 from mygpt.options import Sampling
 from tests.models import FAMILIES, write_model
 
@@ -52,3 +53,20 @@ def test_the_default_precision_is_a_narrow_one(folder: Path) -> None:
     assert llm.loaded.device.type == "cuda"
     assert llm.loaded.precision in ("bf16-true", "16-true")
     assert max(llm.peak_memory()) > 0
+
+
+def test_compiled_with_graphs_gives_the_same_ids(folder: Path, gpu: LLM) -> None:
+    """Each step a CUDA graph, over a chat whose cache grows, and a ragged batch."""
+    compiled = LLM.load(str(folder), precision="32-true", accelerator="cuda", compile=True)
+    assert isinstance(compiled.loaded.model, Compiled)
+    assert compiled.loaded.model.graphs is not None
+    answers = []
+    for llm in (gpu, compiled):
+        batch = llm.batch(
+            [[5, 6, 7], [8], list(range(10, 25))], Sampling(temperature=0.0), 12, seeds=[1, 2, 3]
+        )
+        list(batch)
+        chat = llm.chat(temperature=0.0, max_new_tokens=8)
+        turns = ["".join(chat.say(text)) for text in ("Hello", "And more")]
+        answers.append((turns, [c.generation.new_ids for c in batch.completions]))
+    assert answers[0] == answers[1]

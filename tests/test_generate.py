@@ -375,19 +375,6 @@ def test_an_overflow_in_half_precision_is_an_error_with_the_remedy(
     assert "bf16-true or 32-true" in capfd.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
-def test_compiled_gives_the_same_ids(
-    run_json: RunJson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no workers that outlive the test
-    folder = write_model(tmp_path / "model", "falcon", chat=False, num_hidden_layers=1)
-    options = ("--prompt", "Hello", "--temperature", 0, "--max_new_tokens", 6)
-    compiled = run_json(folder, *options, "--compile", "true")[0]
-    assert compiled["token_ids"] == run_json(folder, *options)[0]["token_ids"]
-    assert torch._dynamo.utils.counters["frames"]["ok"] > 0  # it was compiled
-    torch._dynamo.reset()
-
-
 # As the shell sees it
 
 

@@ -14,11 +14,11 @@ from tests.models import write_model
 PACKAGE = Path(mygpt.__file__).parent
 # From the bottom up; a module imports only what stands on an earlier line or within its own.
 LAYERS = [
-    {"errors"},
+    {"errors", "folders"},
     {"config", "options"},
     {"kernels"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},
-    {"cache", "quantize", "generation"},
+    {"cache", "quantize", "generation", "steady"},
     {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
     {"weight_index"},
     {
@@ -40,7 +40,8 @@ LAYERS = [
     {"decode", "completion"},
     {"speculate"},
     {"parallel", "workspace"},
-    {"build", "convert"},
+    {"build", "convert", "cuda_graphs"},
+    {"compile"},
     {"load", "plan"},
     {"transcript"},
     {"llm", "conversation"},

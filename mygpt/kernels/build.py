@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from mygpt.folders import cache_folder
+
 _SOURCES = Path(__file__).parent
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]
 _log = logging.getLogger(__name__)
@@ -71,8 +73,7 @@ def _compiler() -> list[str]:
 def _folder() -> Path:
     if own := os.environ.get("MYGPT_KERNELS"):
         return Path(own).expanduser()
-    cache, user = os.environ.get("MYGPT_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache or Path(user, "mygpt"), "kernels").expanduser()
+    return cache_folder() / "kernels"
 
 
 def _key(compiler: list[str], openmp: Path) -> str:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,9 +22,29 @@ from torch import Tensor
 from mygpt.cache import KVCache
 from mygpt.completion import peak_memory_bytes
 from mygpt.config import Config
-from mygpt.model import GPT
 from mygpt.parallel.ranks import Ranks
 from mygpt.rope import RotaryEmbedding
+
+
+class RankModel(Protocol):
+    """A rank's part of the model: a `GPT`, or what runs one."""
+
+    @property
+    def config(self) -> Config:
+        """The whole model's."""
+
+    @property
+    def rope(self) -> RotaryEmbedding:
+        """The rotary embedding of the layers without a window."""
+
+    def allocate_cache(self, batch_size: int, slots: int, device: torch.device | None = None) -> KVCache:
+        """An empty cache."""
+
+    def __call__(
+        self, ids: Tensor, cache: KVCache | None, *, last: list[int] | None, lengths: list[int] | None
+    ) -> Tensor:
+        """As `GPT.forward`."""
+
 
 HEADER = 8192  # bytes; a message that is no longer takes one broadcast
 
@@ -67,7 +87,7 @@ class Channel:
 class Leader:
     """The model as rank 0's decode loop sees it: each call is every rank's."""
 
-    def __init__(self, model: GPT, channel: Channel) -> None:
+    def __init__(self, model: RankModel, channel: Channel) -> None:
         self.model = model
         self.channel = channel
         self.freed: list[int] = []  # caches that the others may forget, told with the next message
@@ -175,7 +195,7 @@ class MirroredCache(KVCache):
 
 
 @torch.inference_mode()
-def follow(model: GPT, channel: Channel) -> None:
+def follow(model: RankModel, channel: Channel) -> None:
     """Do what rank 0 does until it ends.
 
     Raises:
@@ -185,7 +205,7 @@ def follow(model: GPT, channel: Channel) -> None:
         _follow(model, channel)
 
 
-def _follow(model: GPT, channel: Channel) -> None:
+def _follow(model: RankModel, channel: Channel) -> None:
     caches: dict[int, KVCache] = {}
     while True:
         freed, kind, *rest = channel.receive()

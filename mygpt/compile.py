@@ -1,0 +1,203 @@
+"""`--compile`: the blocks of a model through torch.compile, each kind of forward pass by itself.
+
+The kinds are few: a prompt; more of a sequence, as a turn or a draft; one token. Each for one sequence and for several.
+Sizes within a kind are symbols, so nothing is compiled anew as sequences grow. Layers alike share their code, which is
+kept in mygpt's cache folder from run to run. On one GPU the step of one token is a CUDA graph besides.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from mygpt.cache import GROWTH, KVCache, LayerCache
+from mygpt.config import Config
+from mygpt.context import Places
+from mygpt.cuda_graphs import StepGraphs
+from mygpt.errors import InputError
+from mygpt.folders import cache_folder
+from mygpt.model import GPT
+from mygpt.moe import MoE
+from mygpt.parallel import is_follower
+from mygpt.parallel.placement import Placement
+from mygpt.parallel.sequential import SequentialGPT
+from mygpt.quantize.kernels import EightBitProduct
+from mygpt.rope import RotaryEmbedding
+from mygpt.steady import SteadyPlaces
+
+# Tokens of the prompts that are compiled with: some products have ways of their own for few rows.
+MANY, FEW = 80, 5
+# Codes of one kind of block: its layers may differ, as by their windows, and so do the kinds of passes.
+MAX_CODES = 64
+
+
+class Compiled:
+    """A model that is compiled, as the decode loop sees it. Tokens' logits are those of the model itself."""
+
+    def __init__(self, model: GPT, graphs: StepGraphs | None = None) -> None:
+        """Change a loaded model; with `graphs` the steps of one token run by them."""
+        self.model = model
+        self.graphs = graphs
+        self._kinds: set[tuple[bool, ...]] = set()  # those that ran before
+        self._marked: WeakSet[LayerCache] = WeakSet()
+        _make_steady(model)
+        eager: Any = torch.compiler.disable
+        for layer in model.layers:
+            layer.compile(dynamic=True)
+        for module in model.modules():
+            if isinstance(module, MoE):  # which experts run depends on what comes
+                module.forward = eager(module.forward)  # type: ignore[method-assign]
+
+    @property
+    def config(self) -> Config:
+        """The model's."""
+        return self.model.config
+
+    @property
+    def rope(self) -> RotaryEmbedding:
+        """The rotary embedding of the layers without a window."""
+        return self.model.rope
+
+    def allocate_cache(self, batch_size: int, slots: int, device: torch.device | None = None) -> KVCache:
+        """An empty cache, which begins small: tokens attend to all of it. The decode loop lets it grow."""
+        return self.model.allocate_cache(batch_size, min(slots, GROWTH), device)
+
+    def __call__(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        last: list[int] | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        """As `GPT.forward`."""
+        follows = cache is not None and any(cache.lengths)
+        kind = len(ids) > 1, ids.shape[1] > 1, cache is not None, follows, last is None
+        with _settings(), progress(show=kind not in self._kinds):
+            self._kinds.add(kind)
+            if cache is not None:
+                self._prepare(cache)
+                if self.graphs is not None and follows and ids.shape[1] == 1 and lengths is None:
+                    return self.graphs.step(ids, cache)
+            logits: Tensor = self.model(ids, cache, last=last, lengths=lengths)
+        return logits
+
+    def _prepare(self, cache: KVCache) -> None:
+        """Leave nothing in the cache that a pass would find in one of two states."""
+        cache.settle()
+        if cache.layers[0] not in self._marked:
+            for layer in cache.layers:  # heads and their widths stay, so they need be no symbols
+                self._marked.add(layer)
+                for tensor in (layer.keys, layer.values):
+                    torch._dynamo.mark_static(tensor, [1, 3])
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile, or find compiled, what one sequence needs.
+
+        Raises:
+            InputError: it cannot be compiled.
+        """
+        with _explained(), progress(show=True):
+            for many in (MANY, FEW):
+                cache = self.allocate_cache(1, 3 * MANY)
+                for new in (many, many, 1):
+                    ids = torch.zeros(1, new, dtype=torch.long, device=cache.device)
+                    cache.reserve(cache.lengths[0] + new)
+                    self(ids, cache, last=[new - 1])
+                    cache.advance([new])
+
+
+def compile_model(model: GPT, placement: Placement) -> Compiled:
+    """Compile a loaded model, after `prepare_compiler`."""
+    compiled = Compiled(model, StepGraphs(model) if _takes_graphs(model, placement) else None)
+    compiled.warm_up()
+    return compiled
+
+
+def prepare_compiler(placement: Placement) -> None:
+    """See that torch.compile can be used, and tell it where to keep its code.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if placement.devices[0].type == "mps":
+        raise InputError("--compile does not go with mps; leave it out, or use --accelerator cpu")
+    # Before its first import, which would choose a folder.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compile"))
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise InputError(
+            "--compile needs a C++ compiler, and there is none (g++, or what $CXX names); install one, or leave it out"
+        ) from error
+
+
+def _takes_graphs(model: GPT, placement: Placement) -> bool:
+    """Whether a step is all of one GPU, and the host is not asked meanwhile (by experts, by outliers in 8 bits)."""
+    asks = any(isinstance(module, MoE | EightBitProduct) for module in model.modules())
+    return placement.strategy is None and placement.devices[0].type == "cuda" and not asks
+
+
+def _make_steady(model: GPT) -> None:
+    def steady(places: Places) -> SteadyPlaces:
+        return SteadyPlaces(model.config).to(places.rope.inv_freq.device)
+
+    model.places = steady(model.places)
+    if isinstance(model, SequentialGPT):
+        model.parts = [replace(part, places=steady(part.places)) for part in model.parts]
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Of torch's compiler, while the model runs. It warns when there are more than `MAX_CODES`."""
+    import torch._dynamo
+    import torch.fx.experimental._config
+
+    dynamo: Any = torch._dynamo.config
+    symbols: Any = torch.fx.experimental._config
+    # Sizes that happen to be equal are not to be taken for the same one.
+    with dynamo.patch(recompile_limit=MAX_CODES), symbols.patch(use_duck_shape=False):
+        yield
+
+
+@contextmanager
+def progress(*, show: bool) -> Iterator[None]:
+    """A line on a terminal while something is compiled, and how long it took. Within another one, nothing."""
+    global _shown
+    if not show or _shown or is_follower() or not sys.stderr.isatty():
+        yield
+        return
+    start, _shown = time.perf_counter(), True
+    print("compiling the model, which takes longer the first time: ", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        _shown = False
+        print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
+
+
+_shown = False
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--compile: torch.compile failed ({reason}); leave it out") from error
