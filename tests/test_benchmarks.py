@@ -75,6 +75,18 @@ def test_samples(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [[kind["new_tokens"] for kind in kinds] for kinds in report["rounds"]] == [[3, 6]]
 
 
+def test_peers(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"bits": 16, "context": 4, "prompt": 6, "new_tokens": 3, "batch_size": 2, "repeats": 1}
+    run("peers", tiny, *(f"--{name}={size}" for name, size in sizes.items()))
+    report = last_line(capsys)
+    assert report["results"]["mygpt bf16"].keys() >= {
+        "decode_tokens_per_s",
+        "batch_tokens_per_s",
+        "prefill_tokens_per_s",
+    }
+    assert report["ratios"] == {}
+
+
 def test_startup(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("startup", "--checkpoint", tiny, "--repeats", 1)
     report = last_line(capsys)
