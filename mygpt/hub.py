@@ -39,6 +39,16 @@ def resolve(
         RunError: the download could not be stored.
     """
     checkpoint = default_model.REPO if checkpoint is None else checkpoint
+    found = find(checkpoint, revision)
+    return found or download(checkpoint, access_token=access_token, revision=revision, check=check)
+
+
+def find(checkpoint: str, revision: str | None = None) -> Path | None:
+    """A model that is here already; None where it must be downloaded.
+
+    Raises:
+        InputError: there is no such path, or it can be none and no repository either.
+    """
     path = _local_path(checkpoint)
     if path is not None and revision is not None:
         raise InputError(
@@ -51,7 +61,7 @@ def resolve(
     found = found or _in_cache(repo, revision)
     if found is None and _is_default(repo, revision):
         found = default_model.cached()
-    return found or download(repo, access_token=access_token, revision=revision, check=check)
+    return found
 
 
 def download(

@@ -32,6 +32,7 @@ LAYERS = [
         "mxfp4",
     },
     {"hub", "hub_files", "hub_errors", "hub_resume", "default_model"},
+    {"read_ahead"},
     {"families"},
     {"mlp", "attention", "router"},
     {"collectives"},

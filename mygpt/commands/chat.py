@@ -9,6 +9,7 @@ from mygpt.commands.parser import given, make_parser, parse, take, with_strategy
 from mygpt.default_model import REPO
 from mygpt.errors import InputError
 from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling, check_one_drafter
+from mygpt.read_ahead import read_ahead
 
 GROUPS = (ReplOptions, ChatOptions, Sampling, LoadOptions)
 
@@ -36,6 +37,7 @@ def run(arguments: Sequence[str]) -> None:
     if repl.load is not None:
         read_transcript(repl.load)  # what is wrong with it is told before the model is loaded
 
+    read_ahead(parsed.get("checkpoint"), loading.revision)
     from mygpt.conversation import Conversation  # torch comes in here
     from mygpt.llm import LLM
     from mygpt.repl.session import Session

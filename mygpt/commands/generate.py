@@ -13,6 +13,7 @@ from mygpt.commands.parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
 from mygpt.parallel import may_follow
+from mygpt.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Prompt
@@ -38,6 +39,7 @@ def run(
     # Before the model, which takes longer. But a further rank, which stays in `load`, must leave standard input alone.
     prompts = None if may_follow() else read_prompts(parsed.prompt, options.prompts)
 
+    read_ahead(parsed.get("checkpoint"), loading.revision)
     from mygpt.llm import LLM  # torch comes in here
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))

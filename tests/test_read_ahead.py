@@ -1,0 +1,55 @@
+"""The weights' files are found and fetched into the page cache; what is wrong with them is told by `load` alone."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mygpt.read_ahead import read_ahead
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers (inodes) of the files that the system was asked to fetch."""
+    found: list[int] = []
+
+    def fadvise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        assert (offset, length, advice) == (0, 0, 3)  # all of it, WILLNEED
+        found.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "posix_fadvise", fadvise, raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    return found
+
+
+def test_all_shards_are_fetched(tmp_path: Path, fetched: list[int]) -> None:
+    shards = [tmp_path / f"model-{number}.safetensors" for number in (1, 2)]
+    for shard in shards:
+        shard.write_bytes(b"weights")
+    index = {"weight_map": {"a": shards[0].name, "b": shards[1].name}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "consolidated.safetensors").write_bytes(b"the same again")
+    read_ahead(str(tmp_path)).join()
+    assert fetched == [shard.stat().st_ino for shard in shards]
+
+
+def test_not_more_than_memory_holds(
+    tmp_path: Path, fetched: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(bytes(5000))
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else 4096)
+    read_ahead(str(file)).join()
+    assert fetched == []
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "no/weights/here", "", "half"])
+def test_nothing_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "model.safetensors.index.json").write_text("{")
+    read_ahead(name).join()
+    assert capfd.readouterr() == ("", "")
