@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from mygpt.allocator import keep_freed_memory
 from mygpt.build import build
 from mygpt.checkpoint import Checkpoint, open_checkpoint
 from mygpt.compile import Compiled, compile_model, prepare_compiler
@@ -97,6 +98,7 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
         prepare_compiler(placement)
     model, precision = build(checkpoint, placement, options)
     quantized = summarize(model)
+    keep_freed_memory()
     runner = compile_model(model, placement) if options.compile else model
     placed: GPT | Compiled | Leader = runner
     if placement.ranks is not None:

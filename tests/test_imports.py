@@ -14,7 +14,7 @@ from tests.models import write_model
 PACKAGE = Path(mygpt.__file__).parent
 # From the bottom up; a module imports only what stands on an earlier line or within its own.
 LAYERS = [
-    {"errors", "folders"},
+    {"errors", "folders", "allocator"},
     {"config", "options"},
     {"kernels"},
     {"rope", "context", "sampling", "linear", "norm", "stopping"},

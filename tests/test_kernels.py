@@ -16,7 +16,9 @@ from mygpt.cache import KVCache, LayerShape
 from mygpt.config import Config, RopeConfig
 from mygpt.kernels import build, ops
 from mygpt.model import GPT
-from mygpt.quantize.kernels import to_row_groups
+from mygpt.quantize.kernels import FastFourBitProduct, to_row_groups
+from mygpt.quantize.modes import MODES
+from mygpt.quantize.tensors import quantize
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no kernels on this machine")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -105,6 +107,44 @@ def test_four_bits_as_bitsandbytes_has_them(kind: str, threads: int) -> None:
         for rows in (1, 2, 3, 7, 16):
             x = torch.randn(rows, width).bfloat16()
             check(kernels.multiply(x, matrix), F.linear(x.double(), restored.view(out, width), bias.double()))
+
+
+@needs_kernels
+@pytest.mark.skipif(not ops.has_tiles(), reason="needs AMX")
+@pytest.mark.parametrize("rows", [1, 17, 32, 400, 1030])
+def test_products_of_many_rows(rows: int, threads: int) -> None:
+    for out, width in [(37, 100), (128, 64), (96, 1600), (64, 2112)]:
+        x, weight = torch.randn(rows, width).bfloat16(), torch.randn(out, width).bfloat16()
+        bias = torch.randn(out).bfloat16()
+        reference = F.linear(x.double(), weight.double(), bias.double())
+        check(kernels.multiply_many(x, kernels.matrix(weight, bias)), reference)
+        codes, scales = torch.randint(-127, 128, (out, width), dtype=torch.int8), torch.rand(out).bfloat16()
+        reference = F.linear(x.double(), codes * scales[:, None].double(), bias.double())
+        matrix = kernels.int8_matrix(codes, scales, bias)
+        check(kernels.multiply_many(x.view(1, rows, width), matrix)[0], reference)
+
+
+@needs_kernels
+@pytest.mark.skipif(not (ops.has_tiles() and kernels.has_fourbit()), reason="needs AMX and AVX512-VNNI")
+@pytest.mark.parametrize("mode", ["bnb.nf4", "bnb.fp4"])
+def test_four_bits_of_many_rows(mode: str, threads: int) -> None:
+    for out, width in [(32, 64), (96, 576), (64, 2112)]:
+        product = FastFourBitProduct(quantize(torch.randn(out, width), MODES[mode]))
+        matrix = kernels.fourbit_matrix(product.rows, product.absmax, product.levels)
+        x = torch.randn(70, width).bfloat16()
+        check(kernels.multiply_many(x, matrix), F.linear(x.double(), product.dequantized().double()))
+        assert torch.equal(product.multiply(x), kernels.multiply_many(x, matrix))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 400])
+def test_gate(rows: int, dtype: torch.dtype, threads: int) -> None:
+    for width in (7, 200):
+        x = torch.randn(1, rows, 2 * width).to(dtype)
+        gate, up = x.double().chunk(2, dim=-1)
+        check(kernels.gate(x, "silu"), F.silu(gate) * up)
+        check(kernels.gate(x, "gelu_tanh"), F.gelu(gate, approximate="tanh") * up)
 
 
 @needs_kernels

@@ -117,6 +117,8 @@ def _checked(path: Path) -> ctypes.CDLL:
         "mygpt_gated",
         "mygpt_attention",
         "mygpt_block",
+        "mygpt_tiles",
+        "mygpt_gate",
         "mygpt_team_sum",
         "mygpt_team_gather",
     ):

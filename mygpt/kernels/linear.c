@@ -129,6 +129,24 @@ static vec activate(int activation, vec x) {
     return x / (1 + exponential(-t));
 }
 
+// y (rows, width) = activation(the first half of x (rows, 2 * width)) * the second. Called by every thread of a team.
+void gate(int type, const void *x, long rows, long width, int activation, void *y) {
+#pragma omp for
+    for (long n = 0; n < rows; n++) {
+        const void *gates = at(x, type, 2 * n * width), *ups = at(gates, type, width);
+        void *to = (void *)at(y, type, n * width);
+        long i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            store(type, to, i, activate(activation, load(type, gates, i))); // rounded, as torch does
+            store(type, to, i, load(type, to, i) * load(type, ups, i));
+        }
+        for (; i < width; i++) {
+            const float a = activate(activation, splat(load1(type, gates, i)))[0];
+            store1(type, to, i, rounded(type, a) * load1(type, ups, i));
+        }
+    }
+}
+
 // y (rows, out / 2) = activation(x G^T) * (x U^T), where W is G above U.
 void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, void *scratch, void *y) {
     float gate[FOURBIT_TILE * MAX_ROWS], up[FOURBIT_TILE * MAX_ROWS], product[FOURBIT_TILE * MAX_ROWS];

@@ -17,6 +17,7 @@ from mygpt.kernels.build import library
 MAX_ROWS = 16
 MAX_ROWS_BESIDE_AMX = 4
 _MOST_NUMBERS = 1 << 18  # of x: more are no step of a few tokens
+_WORK_FOR_MANY = 1 << 16  # numbers
 MAX_DIM, MAX_GROUP = 256, 64  # attention.c's
 
 # Numbers as in vectors.h.
@@ -61,12 +62,17 @@ class Attention(ctypes.Structure):
 
 
 def fits(x: Tensor) -> bool:
-    """Whether kernels can work on x: few enough numbers on a CPU that has kernels, and nothing that records them."""
+    """Whether kernels for few tokens can work on x: see `fits_many`."""
+    return x.numel() <= _MOST_NUMBERS and fits_many(x)
+
+
+def fits_many(x: Tensor) -> bool:
+    """Whether kernels can work on x: it is on a CPU that has kernels, and nothing records what is done to it."""
     return (
         not torch.compiler.is_compiling()
         and x.is_cpu
         and x.dtype in TYPES
-        and 0 < x.numel() <= _MOST_NUMBERS
+        and x.numel() > 0
         and not x.requires_grad
         and library() is not None
     )
@@ -79,7 +85,7 @@ def fits_step(x: Tensor, keys: Tensor) -> bool:
 
 def fits_norm(x: Tensor, weight: Tensor) -> bool:
     """Whether `rms_norm` takes x (…, C) and weight (C,)."""
-    return fits(x) and weight.dtype is x.dtype and not weight.requires_grad
+    return fits_many(x) and weight.dtype is x.dtype and not weight.requires_grad
 
 
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
@@ -113,6 +119,28 @@ def int8_matrix(weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> M
     """The same of a weight (out, in) int8 and its rows' scales (out,), which are of x's dtype as the bias is."""
     out, inputs = weight.shape
     return Matrix(weight.data_ptr(), scales.data_ptr(), 0, _pointer(bias), inputs, out, _INT8)
+
+
+@functools.cache
+def has_tiles() -> bool:
+    """Whether this CPU has a matrix unit (AMX) that works on bfloat16, and the system lets us use it."""
+    found = library()
+    return found is not None and bool(found.mygpt_has_tiles())
+
+
+def fits_tiles(x: Tensor) -> bool:
+    """Whether `multiply_many` takes x (…, in): bfloat16, more rows than other kernels are for."""
+    many = x.numel() > MAX_ROWS * x.shape[-1]
+    return many and x.dtype is torch.bfloat16 and fits_many(x) and has_tiles()
+
+
+def multiply_many(x: Tensor, matrix: Matrix) -> Tensor:
+    """x (…, in) bfloat16 times a matrix of bfloat16, 8 or 4 bits, by the matrix unit; to (…, out)."""
+    x = x.contiguous()
+    y = x.new_empty((*x.shape[:-1], matrix.outputs))
+    pointers = c_void_p(x.data_ptr()), c_long(x.numel() // matrix.inputs), c_void_p(y.data_ptr())
+    _library().mygpt_tiles(torch.get_num_threads(), ctypes.byref(matrix), *pointers)
+    return y
 
 
 @functools.cache
@@ -165,8 +193,24 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     width = x.shape[-1]
     pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), c_void_p(weight.data_ptr())
     sizes = c_long(x.numel() // width), c_long(width), c_float(eps), c_float(offset)
-    _library().mygpt_norm(1, *pointers, *sizes, c_void_p(y.data_ptr()))
+    _library().mygpt_norm(_threads(x), *pointers, *sizes, c_void_p(y.data_ptr()))
     return y
+
+
+def gate(x: Tensor, activation: str) -> Tensor:
+    """activation(g) * u, (…, width), of x (…, 2 * width): g, then u."""
+    x = x.contiguous()
+    width = x.shape[-1] // 2
+    y = x.new_empty((*x.shape[:-1], width))
+    sizes = c_long(x.numel() // (2 * width)), c_long(width), ACTIVATIONS[activation]
+    pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), *sizes, c_void_p(y.data_ptr())
+    _library().mygpt_gate(_threads(x), *pointers)
+    return y
+
+
+def _threads(x: Tensor) -> int:
+    """One where the work is so little that a team would take longer to meet."""
+    return torch.get_num_threads() if x.numel() >= _WORK_FOR_MANY else 1
 
 
 def attends(qk: Tensor, keys: Tensor) -> bool:

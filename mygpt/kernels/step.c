@@ -49,7 +49,13 @@ EXPORT int mygpt_has_fourbit(void) {
 
 EXPORT void mygpt_norm(int threads, int type, const void *x, const void *weight, long rows, long width, float eps,
                        float offset, void *y) {
-    norm(type, x, weight, rows, width, eps, offset, y); // so little that a team would take longer to meet
+#pragma omp parallel num_threads(threads)
+    norm(type, x, weight, rows, width, eps, offset, y);
+}
+
+EXPORT void mygpt_gate(int threads, int type, const void *x, long rows, long width, int activation, void *y) {
+#pragma omp parallel num_threads(threads)
+    gate(type, x, rows, width, activation, y);
 }
 
 EXPORT void mygpt_linear(int threads, const Matrix *m, int type, const void *x, long rows, const void *residual,
@@ -57,6 +63,14 @@ EXPORT void mygpt_linear(int threads, const Matrix *m, int type, const void *x, 
     void *packed = scratch(product_scratch(m, type, rows));
 #pragma omp parallel num_threads(threads)
     product(m, type, x, rows, residual, alpha, packed, y);
+}
+
+EXPORT int mygpt_has_tiles(void) { return has_tiles(); }
+
+EXPORT void mygpt_tiles(int threads, const Matrix *m, const uint16_t *x, long rows, uint16_t *y) {
+    void *memory = scratch(tiles_scratch(m, rows, threads));
+#pragma omp parallel num_threads(threads)
+    tiles_product(m, x, rows, memory, y);
 }
 
 EXPORT void mygpt_gated(int threads, const Matrix *m, int type, const void *x, long rows, int activation, void *y) {

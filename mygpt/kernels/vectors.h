@@ -67,6 +67,11 @@ INLINE void store(int type, void *p, long i, vec x) {
         memcpy((float *)p + i, &x, sizeof x);
         return;
     }
+#ifdef __AVX512BF16__
+    __m256bh short_ = _mm512_cvtneps_pbh((__m512)x);
+    memcpy((uint16_t *)p + i, &short_, sizeof short_);
+    return;
+#endif
     uvec bits = (uvec)x;
     uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     uvec nan = (uvec)(x != x);
@@ -147,6 +152,7 @@ enum { SILU, GELU_TANH };
 void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, void *scratch,
              void *y);
 void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, void *scratch, void *y);
+void gate(int type, const void *x, long rows, long width, int activation, void *y);
 long product_scratch(const Matrix *m, int xtype, long rows); // bytes
 
 // What makes a tile of a product of quantized weights, without their scales where those are INT8's.
@@ -159,6 +165,10 @@ void int8_tile(const Matrix *m, const void *packed, long rows, long o, long coun
 long fourbit_scratch(long in); // the same of 4-bit weights
 void fourbit_prepare(const void *x, long rows, long in, void *packed);
 void fourbit_tile(const Matrix *m, const void *packed, long rows, long o, float *result);
+
+int has_tiles(void); // whether this CPU has a matrix unit, and lets us use it
+long tiles_scratch(const Matrix *m, long rows, int threads); // bytes
+void tiles_product(const Matrix *m, const uint16_t *x, long rows, void *scratch, uint16_t *y);
 
 // One new token of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
 typedef struct {

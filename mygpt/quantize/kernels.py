@@ -128,6 +128,9 @@ class FastFourBitProduct(Product):
             return kernels.multiply(x, matrix)
         n, k = self.shape
         flat = x.reshape(-1, k).bfloat16()
+        if len(flat) >= MANY_ROWS and kernels.fits_tiles(flat):
+            matrix = kernels.fourbit_matrix(self.rows, self.absmax, self.levels)
+            return kernels.multiply_many(flat, matrix).view(*x.shape[:-1], n).to(x.dtype)
         if torch.compiler.is_compiling():
             y: Tensor = torch.ops.bitsandbytes.gemv_4bit.default(
                 flat, self.rows, self.shape, self._absmax_by_columns(), self.levels, BLOCK_SIZE
@@ -210,6 +213,8 @@ class EightBitProduct(Product):
             return self._llm_int8(x)
         if (matrix := self.kernel_matrix(x)) is not None:
             return kernels.multiply(x, matrix)
+        if x.dtype is self.absmax.dtype and kernels.fits_tiles(x):
+            return kernels.multiply_many(x, kernels.int8_matrix(self.rows, self.absmax))
         flat = x.reshape(-1, x.shape[-1])
         if len(flat) < MANY_ROWS and flat.shape[1] % _ALIGNMENT == 0:
             y = torch._weight_int8pack_mm(flat, self.rows, self.absmax)
