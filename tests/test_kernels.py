@@ -102,8 +102,8 @@ def test_four_bits_as_bitsandbytes_has_them(kind: str, threads: int) -> None:
         groups, table = to_row_groups(packed.view(out, -1)), state.code
         matrix = kernels.fourbit_matrix(groups, absmax, table, bias)
         codes = torch.stack((packed.view(-1) >> 4, packed.view(-1) & 15), dim=-1).long()
-        # of scales that are rounded as the kernel has them
-        restored = table.double()[codes].view(-1, 64) * state.absmax.bfloat16().double()[:, None]
+        # rounded as in the kernel
+        restored = table.bfloat16().double()[codes].view(-1, 64) * state.absmax.bfloat16().double()[:, None]
         for rows in (1, 2, 3, 7, 16):
             x = torch.randn(rows, width).bfloat16()
             check(kernels.multiply(x, matrix), F.linear(x.double(), restored.view(out, width), bias.double()))

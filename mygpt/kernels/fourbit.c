@@ -42,7 +42,10 @@ void fourbit_prepare(const void *x, long rows, long in, void *packed) {
 
 // result[r * rows + n]: the 32 rows of weights from o on times rows n to n + N - 1 of x, (rows, in) whole numbers.
 INLINE void group(const int N, const Matrix *m, const int16_t *x, const float *units, long rows, long o, float *result) {
-    const __m512i levels = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(m->table), _mm512_set1_ps(LEVEL)));
+    vec rounded; // to bfloat16 first, as in bitsandbytes' kernel: both are to give the same
+    memcpy(&rounded, m->table, sizeof rounded);
+    rounded = (vec)(((uvec)rounded + 0x7fff + (((uvec)rounded >> 16) & 1)) & 0xffff0000);
+    const __m512i levels = _mm512_cvtps_epi32((__m512)(rounded * LEVEL));
     const __m512i table = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(levels)); // twice: look-ups take five bits
     const uint8_t *w = (const uint8_t *)m->weight + o * m->in / 2;
     vec totals[2][MOST];
