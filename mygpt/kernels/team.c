@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #define LINE 64
 #define PATIENT 256    // looks at another's count, with pauses, before the core is offered to others
@@ -35,7 +36,8 @@ static void meet(Team *t) {
 #endif
                 continue;
             }
-            sched_yield();
+            if (t->crowded) nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL); // who only yields is soon back
+            else sched_yield();
             if (looks % LOOKS == 0 && kill(seat(t, r)->process, 0) && errno == ESRCH) t->lost = r;
         }
 }

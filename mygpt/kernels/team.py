@@ -28,6 +28,7 @@ class _Team(ctypes.Structure):
         ("size", c_long),
         ("capacity", c_long),
         ("lost", c_long),
+        ("crowded", c_long),
         ("count", c_uint64),
     )
 
@@ -53,7 +54,8 @@ class Team:
         seat = rank * _LINE + _PROCESS
         self.memory[seat : seat + 8] = os.getpid().to_bytes(8, "little")
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        self.state = _Team(address, rank, size, _CAPACITY, -1, 0)
+        crowded = size * torch.get_num_threads() > len(os.sched_getaffinity(0))
+        self.state = _Team(address, rank, size, _CAPACITY, -1, crowded, 0)
 
     def takes(self, x: Tensor) -> bool:
         """Whether x is on the CPU, of a dtype that the kernels know, and not being compiled."""

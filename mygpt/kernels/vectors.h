@@ -194,6 +194,7 @@ typedef struct {
     long rank, size;
     long capacity; // bytes of a buffer, a multiple of 64
     long lost;     // a rank that ended before its time, or -1
+    long crowded;  // whether the ranks have more threads than there are cores
     uint64_t count; // meetings so far
 } Team;
 
