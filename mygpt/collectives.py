@@ -18,7 +18,7 @@ class Collectives:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of the ranks' x, on each of them."""
-        if self.team is not None and self.team.takes(x):
+        if self.team is not None and kernels.fits_many(x):
             return self.team.all_reduce(x)
         x = x.contiguous()
         dist.all_reduce(x)
@@ -26,7 +26,7 @@ class Collectives:
 
     def gather(self, x: Tensor) -> list[Tensor]:
         """The ranks' x, on rank 0; the others get none."""
-        if self.team is not None and self.team.takes(x):
+        if self.team is not None and kernels.fits_many(x):
             gathered = self.team.gather(x)
             return [] if gathered is None else list(gathered)
         x = x.contiguous()

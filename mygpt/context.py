@@ -120,15 +120,21 @@ class Places(nn.Module):
             slots: the size of the cache; None is no cache.
             dtype: of the tables.
         """
-        device = self.rope.inv_freq.device
-        first = torch.tensor(starts, device=device)[:, None]
-        positions = torch.arange(new, device=device) + first
-        ends = first + (new if last is None else torch.tensor(last, device=device)[:, None] + 1)
-        whole = torch.tensor(lengths or [start + new for start in starts])
+        positions, ends, whole = self.where(starts, new, last, lengths)
         masks = make_masks({*self.config.windows}, positions, starts, slots)
         start = starts[0] if min(starts) == max(starts) else None
         end, tentative = max(starts) + new, last is None
         return Context(positions, ends, start, end, *self.tables(positions, whole, dtype), masks, tentative)
+
+    def where(
+        self, starts: list[int], new: int, last: list[int] | None, lengths: list[int] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (B, T), ends (B, 1), and on the host the sequences' whole lengths (B,); as of `forward`."""
+        device = self.rope.inv_freq.device
+        first = torch.tensor(starts, device=device)[:, None]
+        positions = torch.arange(new, device=device) + first
+        ends = first + (new if last is None else torch.tensor(last, device=device)[:, None] + 1)
+        return positions, ends, torch.tensor(lengths or [start + new for start in starts])
 
     def tables(
         self, positions: Tensor, lengths: Tensor, dtype: torch.dtype

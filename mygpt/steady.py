@@ -31,10 +31,7 @@ class SteadyPlaces(Places):
         """As of `Places`."""
         if slots is None or (new > 1 and not any(starts)):
             return replace(super().forward(starts, new, last, lengths, slots, dtype), start=None)
-        first = torch.tensor(starts, device=self.rope.inv_freq.device)[:, None]
-        positions = torch.arange(new, device=first.device) + first
-        ends = first + (new if last is None else torch.tensor(last, device=first.device)[:, None] + 1)
-        whole = torch.tensor(lengths or [start + new for start in starts])
+        positions, ends, whole = self.where(starts, new, last, lengths)
         return replace(self.steady(positions, whole, slots, dtype), ends=ends, tentative=last is None)
 
     def steady(self, positions: Tensor, lengths: Tensor, slots: int, dtype: torch.dtype) -> Context:

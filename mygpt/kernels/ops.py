@@ -193,7 +193,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     width = x.shape[-1]
     pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), c_void_p(weight.data_ptr())
     sizes = c_long(x.numel() // width), c_long(width), c_float(eps), c_float(offset)
-    _library().mygpt_norm(_threads(x), *pointers, *sizes, c_void_p(y.data_ptr()))
+    _library().mygpt_norm(threads_for(x), *pointers, *sizes, c_void_p(y.data_ptr()))
     return y
 
 
@@ -204,11 +204,11 @@ def gate(x: Tensor, activation: str) -> Tensor:
     y = x.new_empty((*x.shape[:-1], width))
     sizes = c_long(x.numel() // (2 * width)), c_long(width), ACTIVATIONS[activation]
     pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), *sizes, c_void_p(y.data_ptr())
-    _library().mygpt_gate(_threads(x), *pointers)
+    _library().mygpt_gate(threads_for(x), *pointers)
     return y
 
 
-def _threads(x: Tensor) -> int:
+def threads_for(x: Tensor) -> int:
     """One where the work is so little that a team would take longer to meet."""
     return torch.get_num_threads() if x.numel() >= _WORK_FOR_MANY else 1
 

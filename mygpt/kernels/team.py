@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from mygpt.kernels.build import library
-from mygpt.kernels.ops import TYPES
+from mygpt.kernels.ops import TYPES, threads_for
 
 _LINE = 64  # bytes, of a rank's seat: team.c's
 _CAPACITY = (
     1 << 20
 )  # bytes of a buffer: a step's sums of any model fit, and a prefill's go through it in turns
 _PROCESS = 8  # where a seat holds the process's number
-_WIDE = 1 << 16  # numbers that are work for more than one thread
 
 
 class _Team(ctypes.Structure):
@@ -43,7 +42,7 @@ class LostRankError(RuntimeError):
 
 
 class Team:
-    """The ranks of one machine. All of them call the same methods in the same order."""
+    """The ranks of one machine. All call the same methods in the same order, with an x that `fits_many`."""
 
     def __init__(self, rank: int, size: int, file: int) -> None:
         """Rank `rank` of `size`; `file` is open, of `team_bytes(size)` zeros at first, and the same for all of them."""
@@ -57,17 +56,12 @@ class Team:
         crowded = size * torch.get_num_threads() > len(os.sched_getaffinity(0))
         self.state = _Team(address, rank, size, _CAPACITY, -1, crowded, 0)
 
-    def takes(self, x: Tensor) -> bool:
-        """Whether x is on the CPU, of a dtype that the kernels know, and not being compiled."""
-        return x.is_cpu and x.dtype in TYPES and not torch.compiler.is_compiling()
-
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of the ranks' x, on each of them, the same to the bit; added up in float32."""
         x = x.contiguous()
         y = torch.empty_like(x)
-        threads = torch.get_num_threads() if x.numel() >= _WIDE else 1
         pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(x.numel()), c_void_p(y.data_ptr())
-        self.library.mygpt_team_sum(threads, ctypes.byref(self.state), *pointers)
+        self.library.mygpt_team_sum(threads_for(x), ctypes.byref(self.state), *pointers)
         self.check()
         return y
 

@@ -10,7 +10,11 @@
 #define MOST_DEPTH 1024  // columns of a panel
 #define MOST_ROWS 512    // of x: with so many columns of each they stay in a core's second cache, beside a panel
 
-// A layout that both share: row i, lane j is row j, lane i of what was there.
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// Row i, lane j becomes what was row j, lane i.
 static void transpose(ivec x[SIDE]) {
 #define SWAP(width)                                                                                                    \
     for (int i = 0; i < SIDE; i++)                                                                                     \
@@ -21,10 +25,6 @@ static void transpose(ivec x[SIDE]) {
         }
     SWAP(8) SWAP(4) SWAP(2) SWAP(1)
 }
-
-#ifdef __AMX_BF16__
-#include <sys/syscall.h>
-#include <unistd.h>
 
 enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; // of arch_prctl
 

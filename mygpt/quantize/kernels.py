@@ -87,8 +87,8 @@ class FastFourBitProduct(Product):
     """4 bits, by bitsandbytes' kernel for CPUs with AVX512-BF16: in bfloat16, whatever x is.
 
     Its layout: groups of 32 rows; of each pair of columns in turn, the weights of the group's rows 0 to 15 in the
-    lower halves of 32 bytes, those of rows 16 to 31 in the upper ones; scales transposed, in bfloat16.
-    (bitsandbytes `functional._convert_weight_packed_for_cpu`.)
+    lower halves of 32 bytes, those of rows 16 to 31 in the upper ones (bitsandbytes
+    `functional._convert_weight_packed_for_cpu`). Scales in bfloat16: a group's together, 32 for each block of columns.
     """
 
     def __init__(self, matrix: FourBit) -> None:
