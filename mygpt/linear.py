@@ -19,6 +19,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, in) times weight (out, in), transposed, plus bias (out,)."""
     if kernels.fits_linear(x, weight):
         return kernels.linear(x, weight, bias)
+    if kernels.fits_tiles(x, weight):
+        return kernels.multiply_many(x, kernels.matrix(weight, bias))
     rows = x.numel() // x.shape[-1]
     if x.dtype is not torch.bfloat16 or x.device.type != "cpu" or rows > FEW_ROWS:
         return F.linear(x, weight, bias)
@@ -50,6 +52,10 @@ class Linear(nn.Linear):
     def kernel_matrix(self, x: Tensor) -> kernels.Matrix | None:
         """What kernels are told of the matrix and the bias; None where they do not take it with such an x."""
         return kernels.matrix(self.weight, self.bias) if kernels.fits_linear(x, self.weight) else None
+
+    def tile_matrix(self, x: Tensor) -> kernels.Matrix | None:
+        """The same of `kernels.multiply_many`, which is for many rows."""
+        return kernels.matrix(self.weight, self.bias) if kernels.fits_tiles(x, self.weight) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) to (…, out)."""

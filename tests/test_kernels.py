@@ -113,11 +113,14 @@ def test_four_bits_as_bitsandbytes_has_them(kind: str, threads: int) -> None:
 @pytest.mark.skipif(not ops.has_tiles(), reason="needs AMX")
 @pytest.mark.parametrize("rows", [1, 17, 32, 400, 1030])
 def test_products_of_many_rows(rows: int, threads: int) -> None:
-    for out, width in [(37, 100), (128, 64), (96, 1600), (64, 2112)]:
+    for out, width in [(37, 100), (128, 64), (96, 1600), (64, 2112), (40, 8200), (74, 96)]:
         x, weight = torch.randn(rows, width).bfloat16(), torch.randn(out, width).bfloat16()
         bias = torch.randn(out).bfloat16()
         reference = F.linear(x.double(), weight.double(), bias.double())
         check(kernels.multiply_many(x, kernels.matrix(weight, bias)), reference)
+        if out % 2 == 0:
+            gate, up = reference.chunk(2, dim=-1)
+            check(kernels.multiply_many(x, kernels.matrix(weight, bias), "silu"), F.silu(gate) * up)
         codes, scales = torch.randint(-127, 128, (out, width), dtype=torch.int8), torch.rand(out).bfloat16()
         reference = F.linear(x.double(), codes * scales[:, None].double(), bias.double())
         matrix = kernels.int8_matrix(codes, scales, bias)
@@ -134,6 +137,9 @@ def test_four_bits_of_many_rows(mode: str, threads: int) -> None:
         x = torch.randn(70, width).bfloat16()
         check(kernels.multiply_many(x, matrix), F.linear(x.double(), product.dequantized().double()))
         assert torch.equal(product.multiply(x), kernels.multiply_many(x, matrix))
+        if (gated := product.tile_matrix(x)) is not None:
+            both = kernels.multiply_many(x, matrix)
+            torch.testing.assert_close(kernels.multiply_many(x, gated, "silu"), kernels.gate(both, "silu"))
 
 
 @needs_kernels

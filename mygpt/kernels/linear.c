@@ -123,12 +123,6 @@ void product(const Matrix *m, int xtype, const void *x, long rows, const void *r
     }
 }
 
-// x / (1 + e^-x), or the same of GELU by its tanh approximation.
-static vec activate(int activation, vec x) {
-    vec t = activation == SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
-    return x / (1 + exponential(-t));
-}
-
 // y (rows, width) = activation(the first half of x (rows, 2 * width)) * the second. Called by every thread of a team.
 void gate(int type, const void *x, long rows, long width, int activation, void *y) {
 #pragma omp for

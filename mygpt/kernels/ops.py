@@ -24,6 +24,7 @@ MAX_DIM, MAX_GROUP = 256, 64  # attention.c's
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 _INT8, _FOURBIT = 2, 3
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+_NO_GATE = 2
 
 
 @functools.cache
@@ -90,13 +91,11 @@ def fits_norm(x: Tensor, weight: Tensor) -> bool:
 
 def fits_linear(x: Tensor, weight: Tensor) -> bool:
     """Whether `linear` and `gated_linear` take x (…, in) and weight (out, in): at most `max_rows`."""
-    return (
-        fits(x)
-        and x.numel() <= max_rows(x.dtype) * x.shape[-1]
-        and weight.dtype is x.dtype
-        and weight.is_contiguous()
-        and not weight.requires_grad
-    )
+    return fits(x) and x.numel() <= max_rows(x.dtype) * x.shape[-1] and _is_plain(weight, x.dtype)
+
+
+def _is_plain(weight: Tensor, dtype: torch.dtype) -> bool:
+    return weight.dtype is dtype and weight.is_contiguous() and not weight.requires_grad
 
 
 def fits_gated(x: Tensor, weight: Tensor, activation: str) -> bool:
@@ -128,18 +127,23 @@ def has_tiles() -> bool:
     return found is not None and bool(found.mygpt_has_tiles())
 
 
-def fits_tiles(x: Tensor) -> bool:
-    """Whether `multiply_many` takes x (…, in): bfloat16, more rows than other kernels are for."""
+def fits_tiles(x: Tensor, weight: Tensor | None = None) -> bool:
+    """Whether `multiply_many` takes x (…, in), and weight (out, in): bfloat16, more rows than other kernels are for."""
     many = x.numel() > MAX_ROWS * x.shape[-1]
-    return many and x.dtype is torch.bfloat16 and fits_many(x) and has_tiles()
+    plain = weight is None or _is_plain(weight, x.dtype)
+    return many and plain and x.dtype is torch.bfloat16 and fits_many(x) and has_tiles()
 
 
-def multiply_many(x: Tensor, matrix: Matrix) -> Tensor:
-    """x (…, in) bfloat16 times a matrix of bfloat16, 8 or 4 bits, by the matrix unit; to (…, out)."""
+def multiply_many(x: Tensor, matrix: Matrix, activation: str | None = None) -> Tensor:
+    """x (…, in) bfloat16 times a matrix of bfloat16, 8 or 4 bits, by the matrix unit; to (…, out).
+
+    With one of ACTIVATIONS the matrix is a gate above what it is for, and y (…, out / 2) that of `gated_linear`.
+    """
     x = x.contiguous()
-    y = x.new_empty((*x.shape[:-1], matrix.outputs))
-    pointers = c_void_p(x.data_ptr()), c_long(x.numel() // matrix.inputs), c_void_p(y.data_ptr())
-    _library().mygpt_tiles(torch.get_num_threads(), ctypes.byref(matrix), *pointers)
+    y = x.new_empty((*x.shape[:-1], matrix.outputs // (2 if activation else 1)))
+    sizes = c_long(x.numel() // matrix.inputs), _NO_GATE if activation is None else ACTIVATIONS[activation]
+    pointers = ctypes.byref(matrix), c_void_p(x.data_ptr())
+    _library().mygpt_tiles(torch.get_num_threads(), *pointers, *sizes, c_void_p(y.data_ptr()))
     return y
 
 

@@ -67,10 +67,15 @@ EXPORT void mygpt_linear(int threads, const Matrix *m, int type, const void *x, 
 
 EXPORT int mygpt_has_tiles(void) { return has_tiles(); }
 
-EXPORT void mygpt_tiles(int threads, const Matrix *m, const uint16_t *x, long rows, uint16_t *y) {
-    void *memory = scratch(tiles_scratch(m, rows, threads));
+EXPORT void mygpt_tiles(int threads, const Matrix *m, const uint16_t *x, long rows, int activation, uint16_t *y) {
+    void *memory;
 #pragma omp parallel num_threads(threads)
-    tiles_product(m, x, rows, memory, y);
+    {
+#pragma omp master // as many as there are, which may be fewer than asked for
+        memory = scratch(tiles_scratch(m, rows, activation, omp_get_num_threads()));
+#pragma omp barrier
+        tiles_product(m, x, rows, activation, memory, y);
+    }
 }
 
 EXPORT void mygpt_gated(int threads, const Matrix *m, int type, const void *x, long rows, int activation, void *y) {

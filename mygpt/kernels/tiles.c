@@ -1,14 +1,20 @@
 // Products of many rows of bfloat16 x by the matrix unit (AMX), which multiplies tiles of 16 rows and 32 columns.
 //
-// The weights are its first factor, whose layout is theirs, so a panel of 32 rows of them needs no more than to be copied
-// (4 and 8 bits: to be dequantized) to where tiles lie end to end. x is the second, in pairs of columns.
+// The weights are its first factor, whose layout is theirs; x is the second, in pairs of columns. What is read most
+// stays nearest: a block of x in a core's second cache while all weights pass by it, a panel of 32 rows of weights in the
+// first cache (copied there end to end; 4 and 8 bits: dequantized) while the rows of the block pass by it, and the sums
+// of four tiles in registers. The next panel is fetched from memory meanwhile.
 #include "vectors.h"
 
-#define SIDE 16          // rows of a tile, and numbers of 32 bits in each
-#define DEPTH 32         // bfloat16 numbers in a row of a tile
-#define PANEL 32         // rows of weights that a thread works on at a time, and of x that they meet at once
-#define MOST_DEPTH 1024  // columns of a panel
-#define MOST_ROWS 512    // of x: with so many columns of each they stay in a core's second cache, beside a panel
+#define SIDE 16               // rows of a tile, and numbers of 32 bits in each
+#define DEPTH 32              // bfloat16 numbers in a row of a tile
+#define TILE (SIDE * DEPTH)   // numbers
+#define SUMS (4 * SIDE * SIDE)
+#define PANEL 32              // rows of weights that a thread works on at a time, and of x that they meet at once
+#define MOST_STEP 640         // columns of a panel: 40 KiB
+#define MOST_BLOCK (1L << 19) // numbers of a block of x: 1 MiB
+#define MOST_TILES 16         // of 16 rows, in a block of x; with quantized weights twice that, for each block takes
+                              // dequantizing them once more
 
 #ifdef __AMX_BF16__
 #include <sys/syscall.h>
@@ -40,50 +46,83 @@ static void configure(void) {
     _tile_loadconfig(&all);
 }
 
-// What a product is cut into: `rows` of x (a multiple of PANEL) by `depth` columns (of DEPTH) at a time.
-typedef struct {
-    long rows, depth, chunks;
-} Cut;
+static long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
+// The size of equal parts of which none is above `most`, in whole units.
 static long even_part(long size, long most, long unit) {
-    long parts = (size + most - 1) / most;
-    return ((size + parts - 1) / parts + unit - 1) / unit * unit;
+    long parts = ceil_div(size, most > unit ? most : unit);
+    return ceil_div(ceil_div(size, parts), unit) * unit;
 }
 
-static Cut cut(const Matrix *m, long rows) {
-    Cut c = {even_part(rows, MOST_ROWS, PANEL), even_part(m->in, MOST_DEPTH, 2 * DEPTH), 0};
-    c.chunks = (m->in + c.depth - 1) / c.depth;
+// What a product is cut into.
+typedef struct {
+    long tiles;  // of 16 rows of x,
+    long blocks; // which are cut into as many blocks,
+    long parts;  // so many of which are worked on at once, each by as many threads
+    long pairs;  // of tiles in the largest block
+    long depth;  // columns of a block
+    long step;   // columns of a panel
+    long halves; // 2 where a gate stands above what it is for
+    long width;  // rows of weights in each
+} Cut;
+
+static Cut cut(const Matrix *m, long rows, int activation, int threads) {
+    Cut c = {.tiles = ceil_div(rows, SIDE), .parts = 1, .halves = activation == NO_GATE ? 1 : 2};
+    c.width = m->out / c.halves;
+    const long needed = ceil_div(c.tiles, m->type == BF16 ? MOST_TILES : 2 * MOST_TILES);
+    for (long parts = 2; parts <= needed && parts <= threads; parts++)
+        if (threads % parts == 0) c.parts = parts;
+    c.blocks = ceil_div(needed, c.parts) * c.parts;
+    c.pairs = ceil_div(ceil_div(c.tiles, c.blocks), 2);
+    c.depth = even_part(m->in, MOST_BLOCK / (2 * c.pairs * SIDE), DEPTH);
+    c.step = even_part(c.depth, MOST_STEP, DEPTH);
     return c;
 }
 
-static long sums_bytes(const Matrix *m, Cut c) {
-    return c.chunks > 1 ? (m->out + PANEL - 1) / PANEL * PANEL * c.rows * sizeof(float) : 0;
+static long first_tile(Cut c, long block) { return c.tiles * block / c.blocks; }
+
+// Numbers of a packed block of x. A step of it: its pairs of tiles, of each 32 columns after the others.
+static long block_numbers(Cut c) { return ceil_div(c.depth, c.step) * c.step * c.pairs * 2 * SIDE; }
+
+// Sums of a panel and the rows of a block, for all panels of a thread where its columns come in several turns.
+static long panel_sums(Cut c) { return c.pairs * SUMS; }
+static long thread_sums(const Matrix *m, Cut c, int threads) {
+    const long panels = ceil_div(ceil_div(c.width, PANEL), threads / c.parts);
+    return c.halves * panel_sums(c) * (m->in > c.depth ? panels : 1);
 }
 
-long tiles_scratch(const Matrix *m, long rows, int threads) {
-    const Cut c = cut(m, rows);
-    return sums_bytes(m, c) + (c.rows + threads * PANEL) * c.depth * sizeof(uint16_t);
+long tiles_scratch(const Matrix *m, long rows, int activation, int threads) {
+    const Cut c = cut(m, rows, activation, threads);
+    const long numbers = c.parts * block_numbers(c) + threads * PANEL * c.step;
+    return threads * thread_sums(m, c, threads) * sizeof(float) + numbers * sizeof(uint16_t);
 }
 
 // Tile of 16 rows of x from row n on, and 32 columns from k on: pairs of columns by rows. Zeros where x ends.
 static void pack_x(const uint16_t *x, long rows, long in, long n, long k, uint16_t *tile) {
     ivec pairs[SIDE];
+    const long left = in - k < DEPTH ? in - k : DEPTH;
     for (int i = 0; i < SIDE; i++) {
+        const uint16_t *row = x + (n + i) * in + k;
         pairs[i] = (ivec){};
-        const long left = in - k < DEPTH ? in - k : DEPTH;
-        if (n + i < rows && left > 0) memcpy(&pairs[i], x + (n + i) * in + k, left * sizeof(uint16_t));
+        if (n + i >= rows) continue;
+        if (left == DEPTH) memcpy(&pairs[i], row, sizeof pairs[i]);
+        else memcpy(&pairs[i], row, left * sizeof(uint16_t));
     }
     transpose(pairs);
     memcpy(tile, pairs, sizeof pairs);
 }
 
+// Two rows of numbers to one of pairs of bfloat16.
+INLINE ivec pairs_of(vec first, vec second) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return (ivec)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
+
 // Of 4 bits: a pair of columns of 16 rows, of which `codes` holds the numbers in 16 bits each, times the rows' scales.
 INLINE ivec dequantized(__m512i codes, __m512i table, vec scale) {
     uvec pair = (uvec)_mm512_permutexvar_epi16(codes, table);
-    __m512bh both = _mm512_cvtne2ps_pbh((__m512)((vec)(pair & 0xffff0000) * scale), (__m512)((vec)(pair << 16) * scale));
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return (ivec)_mm512_permutexvar_epi16(order, (__m512i)both);
+    return pairs_of((vec)(pair << 16) * scale, (vec)(pair & 0xffff0000) * scale);
 }
 
 static void pack_fourbit(const Matrix *m, long o, long k, long depth, uint16_t *panel) {
@@ -133,23 +172,24 @@ static void pack_weights(const Matrix *m, long o, long k, long depth, uint16_t *
 typedef struct {
     const char *line, *end; // of a row
     long stride, row_bytes, rows;
+    long at_once; // lines, with each 32 columns of this panel
 } Ahead;
 
-static Ahead next_panel(const Matrix *m, long o, long k, long depth) {
-    const long columns = m->in - k < depth ? m->in - k : depth; // none behind the last
+static Ahead next_panel(const Matrix *m, Cut c, long o, long j) {
+    const long columns = m->in - j < c.step ? m->in - j : c.step;
     Ahead a = {.stride = m->in * size_of(m->type), .row_bytes = columns * size_of(m->type), .rows = PANEL};
-    a.line = (const char *)at(m->weight, m->type, o * m->in + k);
+    a.line = (const char *)at(m->weight, m->type, o * m->in + j);
     if (m->type == FOURBIT) {
-        a.line = (const char *)m->weight + o * m->in / 2 + k * 16;
+        a.line = (const char *)m->weight + o * m->in / 2 + j * 16;
         a.row_bytes = columns * 16, a.rows = 1;
     }
     a.end = a.line + a.row_bytes;
-    if (columns <= 0) a.rows = 0;
+    a.at_once = ceil_div(a.rows * a.row_bytes, 64 * c.pairs * (c.step / DEPTH));
     return a;
 }
 
-INLINE void fetch_lines(Ahead *a, long lines) {
-    for (; lines > 0 && a->rows > 0; lines--) {
+INLINE void fetch(Ahead *a) {
+    for (long i = 0; i < a->at_once && a->rows > 0; i++) {
         __builtin_prefetch(a->line, 0, 2);
         a->line += 64;
         if (a->line >= a->end && --a->rows > 0) {
@@ -159,9 +199,33 @@ INLINE void fetch_lines(Ahead *a, long lines) {
     }
 }
 
-// 32 rows of weights times 32 of x; `sums` are four tiles, from which it goes on or where it begins.
-static void four_tiles(const uint16_t *panel, const uint16_t *x0, const uint16_t *x1, long steps, int begin, Ahead *ahead,
-                       long lines, float *sums) {
+// 32 rows of weights times 16 or (`both`) 32 of x, added to the tiles of sums. With `rows`, `stride` bytes apart, the
+// panel is made on the way: while the unit works a copy costs less. x is not to push the panel out of the first cache.
+INLINE void multiply(const int both, const uint16_t *rows, long stride, uint16_t *panel, const uint16_t *x, long steps,
+                     Ahead *ahead) {
+    for (long s = 0; s < steps; s++, panel += 2 * TILE, x += 2 * TILE) {
+        if (rows) {
+            _tile_loadd(4, rows + s * DEPTH, stride);
+            _tile_stored(4, panel, 64);
+        } else _tile_loadd(4, panel, 64);
+        _tile_stream_loadd(6, x, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (rows) {
+            _tile_loadd(5, rows + s * DEPTH + SIDE * stride / 2, stride);
+            _tile_stored(5, panel + TILE, 64);
+        } else _tile_loadd(5, panel + TILE, 64);
+        _tile_dpbf16ps(1, 5, 6);
+        if (both) {
+            _tile_stream_loadd(7, x + TILE, 64);
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        fetch(ahead);
+    }
+}
+
+INLINE void load_sums(const float *sums, int begin) {
+    __asm__ volatile("" ::: "memory"); // GCC does not know that tiles are loaded from memory
     if (begin) {
         _tile_zero(0);
         _tile_zero(1);
@@ -173,17 +237,9 @@ static void four_tiles(const uint16_t *panel, const uint16_t *x0, const uint16_t
         _tile_loadd(2, sums + 512, 64);
         _tile_loadd(3, sums + 768, 64);
     }
-    for (long s = 0; s < steps; s++) {
-        _tile_loadd(4, panel + s * 2 * SIDE * DEPTH, 64);
-        _tile_loadd(6, x0 + s * SIDE * DEPTH, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, panel + (s * 2 + 1) * SIDE * DEPTH, 64);
-        _tile_dpbf16ps(1, 5, 6);
-        _tile_loadd(7, x1 + s * SIDE * DEPTH, 64);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
+}
 
-    }
+INLINE void store_sums(float *sums) {
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + 256, 64);
     _tile_stored(2, sums + 512, 64);
@@ -192,69 +248,144 @@ static void four_tiles(const uint16_t *panel, const uint16_t *x0, const uint16_t
 
 INLINE vec load_some(const uint16_t *x, long i, long count) {
     uint16_t some[LANES] = {0};
-    memcpy(some, x + i, count * sizeof(uint16_t));
+    if (count > 0) memcpy(some, x + i, (count < LANES ? count : LANES) * sizeof(uint16_t));
     return load(BF16, some, 0);
 }
 
-// Two tiles of sums (16 rows of weights each, by 16 of x) to y (rows, out), with scales and bias, rounded as torch does.
-static void finish(const Matrix *m, const float *tiles, long rows, long o, long n, uint16_t *y) {
-    ivec sums[2][SIDE];
-    memcpy(sums, tiles, sizeof sums);
-    transpose(sums[0]);
-    transpose(sums[1]);
-    vec scale[2], bias[2];
-    long count[2];
-    for (int h = 0; h < 2; h++) {
-        const long left = m->out - o - h * SIDE;
-        count[h] = left < 0 ? 0 : left < SIDE ? left : SIDE;
-        scale[h] = m->type == INT8 ? load_some(m->scales, o + h * SIDE, count[h]) : splat(1);
-        bias[h] = m->bias ? load_some(m->bias, o + h * SIDE, count[h]) : splat(0);
+// Sums of 32 rows of weights, from o on, by 16 of x to lines of y, with scales and bias, rounded as torch does.
+static void to_lines(const Matrix *m, const float *sums, long o, ivec lines[SIDE]) {
+    float scales[PANEL];
+    for (int h = 0; h < PANEL && m->type == INT8; h += LANES)
+        store(F32, scales, h, load_some(m->scales, o + h, m->out - o - h));
+    for (int i = 0; i < SIDE; i++) { // pairs of rows, of which transposing makes pairs of neighbours
+        vec a = load(F32, sums, 2 * i * SIDE), b = load(F32, sums, (2 * i + 1) * SIDE);
+        if (m->type == INT8) a *= scales[2 * i], b *= scales[2 * i + 1];
+        lines[i] = pairs_of(a, b);
     }
-    for (long i = 0; i < SIDE && n + i < rows; i++)
-        for (int h = 0; h < 2; h++) {
-            uint16_t part[LANES], *end = y + (n + i) * m->out + o + h * SIDE, *to = count[h] == SIDE ? end : part;
-            store(BF16, to, 0, (vec)sums[h][i] * scale[h]);
-            if (m->bias) store(BF16, to, 0, load(BF16, to, 0) + bias[h]);
-            if (to == part) memcpy(end, part, count[h] * sizeof(uint16_t));
+    transpose(lines);
+    for (int h = 0; h < PANEL && m->bias; h += LANES) {
+        const vec bias = load_some(m->bias, o + h, m->out - o - h);
+        for (int n = 0; n < SIDE; n++) store(BF16, lines + n, h, load(BF16, lines + n, h) + bias);
+    }
+}
+
+// activation(gates) * ups, rounded as torch does it, in place of the gates.
+static void gate_lines(int activation, ivec gates[SIDE], const ivec ups[SIDE]) {
+    for (int n = 0; n < SIDE; n++)
+        for (int h = 0; h < PANEL; h += LANES) {
+            store(BF16, gates + n, h, activate(activation, load(BF16, gates + n, h)));
+            store(BF16, gates + n, h, load(BF16, gates + n, h) * load(BF16, ups + n, h));
         }
 }
 
-// y (rows, out) = x (rows, in) W^T + bias, all bfloat16. Called by every thread of a team.
-void tiles_product(const Matrix *m, const uint16_t *x, long rows, void *scratch, uint16_t *y) {
-    const Cut c = cut(m, rows);
-    float *sums = scratch, own[4 * SIDE * SIDE] __attribute__((aligned(64)));
-    uint16_t *packed = (uint16_t *)((char *)scratch + sums_bytes(m, c));
-    uint16_t *panel = packed + (c.rows + omp_get_thread_num() * PANEL) * c.depth;
-    const long pairs = c.rows / PANEL, lines = PANEL / pairs + 1; // of the next panel, in each step
-    long first, last;
-    share(m->out, PANEL, &first, &last);
-    configure();
-    for (long n = 0; n < rows; n += c.rows)
-        for (long chunk = 0; chunk < c.chunks; chunk++) {
-            const long k = chunk * c.depth, depth = m->in - k < c.depth ? m->in - k : c.depth;
-            const long steps = (depth + DEPTH - 1) / DEPTH;
-#pragma omp for
-            for (long i = 0; i < 2 * pairs * steps; i++) { // tiles of 16 rows, all columns of each end to end
-                uint16_t *tile = packed + (i / steps * c.depth + i % steps * DEPTH) * SIDE;
-                pack_x(x, rows, m->in, n + i / steps * SIDE, k + i % steps * DEPTH, tile);
-            }
-            for (long o = first; o < last; o += PANEL) {
-                pack_weights(m, o, k, depth, panel);
-                Ahead ahead = o + PANEL < last ? next_panel(m, o + PANEL, k, depth) : next_panel(m, first, k + depth, depth);
-                for (long p = 0; p < pairs && n + p * PANEL < rows; p++) {
-                    const uint16_t *x0 = packed + p * PANEL * c.depth, *x1 = x0 + SIDE * c.depth;
-                    float *tiles = c.chunks > 1 ? sums + (o * c.rows + p * PANEL * PANEL) : own;
-                    four_tiles(panel, x0, x1, steps, chunk == 0, &ahead, lines, tiles);
-                    for (int h = 0; h < 2 && chunk == c.chunks - 1; h++)
-                        finish(m, tiles + h * 2 * SIDE * SIDE, rows, o, n + p * PANEL + h * SIDE, y);
-                }
-            }
-#pragma omp barrier // before the next columns of x take the place of these
+// What a thread works on: rows `n` to `n_end` - 1 of x, which are packed, and `o` to `o_end` - 1 of the weights.
+typedef struct {
+    long n, n_end, o, o_end;
+    const uint16_t *x;
+    uint16_t *panel;
+    float *sums;
+} Work;
+
+// A panel by a block of x, columns k to end - 1; `next` is the row that the next panel begins with, or -1.
+static void panel_product(const Matrix *m, Cut c, Work work, long row, long next, long k, long end, float *sums) {
+    const long tiles = ceil_div(work.n_end - work.n, SIDE), stride = m->in * sizeof(uint16_t);
+    for (long j = k; j < end; j += c.step) {
+        const long steps = ceil_div(end - j < c.step ? end - j : c.step, DEPTH);
+        const int as_they_lie = m->type == BF16 && row + PANEL <= m->out && j + steps * DEPTH <= m->in;
+        const uint16_t *rows = (const uint16_t *)m->weight + row * m->in + j;
+        Ahead ahead = {};
+        if (j + c.step < end) ahead = next_panel(m, c, row, j + c.step);
+        else if (next >= 0) ahead = next_panel(m, c, next, k);
+        if (!as_they_lie) pack_weights(m, row, j, steps * DEPTH, work.panel);
+        for (long p = 0; p < ceil_div(tiles, 2); p++) {
+            const uint16_t *x = work.x + ((j - k) * c.pairs + p * c.step) * 2 * SIDE;
+            const int both = 2 * p + 1 < tiles;
+            load_sums(sums + p * SUMS, j == 0);
+            if (as_they_lie && p == 0 && both) multiply(1, rows, stride, work.panel, x, steps, &ahead);
+            else if (as_they_lie && p == 0) multiply(0, rows, stride, work.panel, x, steps, &ahead);
+            else if (both) multiply(1, NULL, 0, work.panel, x, steps, &ahead);
+            else multiply(0, NULL, 0, work.panel, x, steps, &ahead);
+            store_sums(sums + p * SUMS);
         }
+    }
+}
+
+// The panel's part of y (rows, width).
+static void finish(const Matrix *m, Cut c, Work work, long o, int activation, const float *sums, uint16_t *y) {
+    const long count = work.o_end - o < PANEL ? work.o_end - o : PANEL;
+    for (long n = work.n; n < work.n_end; n += SIDE, sums += SUMS / 2) {
+        ivec lines[SIDE], ups[SIDE];
+        to_lines(m, sums, o, lines);
+        if (activation != NO_GATE) {
+            to_lines(m, sums + panel_sums(c), o + c.width, ups);
+            gate_lines(activation, lines, ups);
+        }
+        for (long i = 0; i < SIDE && n + i < work.n_end; i++) {
+            uint16_t *to = y + (n + i) * c.width + o;
+            if (count == PANEL && (uintptr_t)to % 64 == 0) _mm512_stream_si512((void *)to, (__m512i)lines[i]);
+            else memcpy(to, lines + i, count * sizeof(uint16_t));
+        }
+    }
+}
+
+// All of a thread's panels, columns k to end - 1.
+static void columns_product(const Matrix *m, Cut c, Work work, long k, long end, int activation, uint16_t *y) {
+    float *sums = work.sums;
+    for (long o = work.o; o < work.o_end; o += PANEL) {
+        for (long h = 0; h < c.halves; h++) {
+            const long row = o + h * c.width, below = o + PANEL < work.o_end ? o + PANEL : -1;
+            const long next = h + 1 < c.halves ? row + c.width : below;
+            panel_product(m, c, work, row, next, k, end, sums + h * panel_sums(c));
+        }
+        if (end == m->in) finish(m, c, work, o, activation, sums, y);
+        if (m->in > c.depth) sums += c.halves * panel_sums(c);
+    }
+}
+
+// A round: of each part its block of x is packed, by all threads of the team.
+static void pack_blocks(const Matrix *m, Cut c, const uint16_t *x, long rows, long round, long k, long end,
+                        uint16_t *packed) {
+    const long most = 2 * c.pairs;
+#pragma omp for
+    for (long i = 0; i < c.parts * most; i++) {
+        const long block = i / most * (c.blocks / c.parts) + round, in_block = i % most;
+        const long tile = first_tile(c, block) + in_block;
+        uint16_t *to = packed + i / most * block_numbers(c) + in_block / 2 * c.step * 2 * SIDE + in_block % 2 * TILE;
+        for (long j = k; j < end && tile < first_tile(c, block + 1); j += DEPTH) {
+            const long columns = (j - k) / c.step * c.step; // of the steps before
+            pack_x(x, rows, m->in, tile * SIDE, j, to + (columns * c.pairs + j - k - columns) * 2 * SIDE);
+        }
+    }
+}
+
+// y (rows, out) = x (rows, in) W^T + bias, all bfloat16; with an activation, W is a gate above what it is for, and y
+// (rows, out / 2) as of `gated_product`. Called by every thread of a team.
+void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y) {
+    const int threads = omp_get_num_threads(), me = omp_get_thread_num();
+    const Cut c = cut(m, rows, activation, threads);
+    const long team = threads / c.parts, part = me / team, rounds = c.blocks / c.parts;
+    float *sums = scratch;
+    uint16_t *packed = (uint16_t *)(sums + threads * thread_sums(m, c, threads));
+    Work work = {.x = packed + part * block_numbers(c), .sums = sums + me * thread_sums(m, c, threads)};
+    work.panel = packed + c.parts * block_numbers(c) + me * PANEL * c.step;
+    share_of(c.width, PANEL, me % team, team, &work.o, &work.o_end);
+    configure();
+    for (long round = 0; round < rounds; round++) {
+        work.n = first_tile(c, part * rounds + round) * SIDE;
+        work.n_end = first_tile(c, part * rounds + round + 1) * SIDE;
+        if (work.n_end > rows) work.n_end = rows;
+        for (long k = 0; k < m->in; k += c.depth) {
+            const long end = m->in - k < c.depth ? m->in : k + c.depth;
+            pack_blocks(m, c, x, rows, round, k, end, packed);
+            columns_product(m, c, work, k, end, activation, y);
+#pragma omp barrier // before others take their place
+        }
+    }
     _tile_release();
+    _mm_sfence(); // y is written past the caches
 }
 #else
 int has_tiles(void) { return 0; }
-long tiles_scratch(const Matrix *m, long rows, int threads) { return 0; }
-void tiles_product(const Matrix *m, const uint16_t *x, long rows, void *scratch, uint16_t *y) {}
+long tiles_scratch(const Matrix *m, long rows, int activation, int threads) { return 0; }
+void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y) {}
 #endif

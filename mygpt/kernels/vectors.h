@@ -130,12 +130,17 @@ INLINE vec exponential(vec x) {
     return (vec)((ivec)p + ((ivec)shifted << 23)); // the low bits of `shifted` are those of n
 }
 
-// The part of `count` things, in whole groups, that falls to the calling thread of the team.
-INLINE void share(long count, long group, long *first, long *last) {
-    long t = omp_get_thread_num(), n = omp_get_num_threads(), groups = (count + group - 1) / group;
+// The part of `count` things, in whole groups, that falls to number t of n,
+INLINE void share_of(long count, long group, long t, long n, long *first, long *last) {
+    const long groups = (count + group - 1) / group;
     *first = groups * t / n * group;
     *last = groups * (t + 1) / n * group;
     if (*last > count) *last = count;
+}
+
+// and to the calling thread of the team.
+INLINE void share(long count, long group, long *first, long *last) {
+    share_of(count, group, omp_get_thread_num(), omp_get_num_threads(), first, last);
 }
 
 typedef struct {
@@ -147,7 +152,13 @@ typedef struct {
     long type;
 } Matrix;
 
-enum { SILU, GELU_TANH };
+enum { SILU, GELU_TANH, NO_GATE };
+
+// x / (1 + e^-x), or the same of GELU by its tanh approximation.
+INLINE vec activate(int activation, vec x) {
+    vec t = activation == SILU ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
+    return x / (1 + exponential(-t));
+}
 
 void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, void *scratch,
              void *y);
@@ -167,8 +178,8 @@ void fourbit_prepare(const void *x, long rows, long in, void *packed);
 void fourbit_tile(const Matrix *m, const void *packed, long rows, long o, float *result);
 
 int has_tiles(void); // whether this CPU has a matrix unit, and lets us use it
-long tiles_scratch(const Matrix *m, long rows, int threads); // bytes
-void tiles_product(const Matrix *m, const uint16_t *x, long rows, void *scratch, uint16_t *y);
+long tiles_scratch(const Matrix *m, long rows, int activation, int threads); // bytes
+void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y);
 
 // One new token of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
 typedef struct {

@@ -37,6 +37,10 @@ class Product(nn.Module):
         """What `mygpt.kernels` are told of the matrix; None where they do not take it with such an x, or are slower."""
         return None
 
+    def tile_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """The same of `kernels.multiply_many`."""
+        return None
+
 
 class PlainProduct(Product):
     """A matrix that is not quantized, beside ones that are."""
@@ -120,6 +124,12 @@ class FastFourBitProduct(Product):
             and _has_few_rows(x, kernels.MAX_ROWS)
             and kernels.has_fourbit()
         )
+        return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias) if fits else None
+
+    def tile_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """Of bfloat16."""
+        many = x.numel() >= MANY_ROWS * self.shape[1]
+        fits = many and self.shape[0] % (2 * _ROW_GROUP) == 0 and kernels.fits_tiles(x)
         return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias) if fits else None
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -207,14 +217,19 @@ class EightBitProduct(Product):
         fits = x.dtype is self.absmax.dtype and _has_few_rows(x, kernels.MAX_ROWS)
         return kernels.int8_matrix(self.rows, self.absmax, bias) if fits else None
 
+    def tile_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """Of bfloat16."""
+        fits = x.dtype is self.absmax.dtype and kernels.fits_tiles(x)
+        return kernels.int8_matrix(self.rows, self.absmax, bias) if fits else None
+
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
         if x.is_cuda:
             return self._llm_int8(x)
         if (matrix := self.kernel_matrix(x)) is not None:
             return kernels.multiply(x, matrix)
-        if x.dtype is self.absmax.dtype and kernels.fits_tiles(x):
-            return kernels.multiply_many(x, kernels.int8_matrix(self.rows, self.absmax))
+        if (matrix := self.tile_matrix(x)) is not None:
+            return kernels.multiply_many(x, matrix)
         flat = x.reshape(-1, x.shape[-1])
         if len(flat) < MANY_ROWS and flat.shape[1] % _ALIGNMENT == 0:
             y = torch._weight_int8pack_mm(flat, self.rows, self.absmax)

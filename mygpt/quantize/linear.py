@@ -66,6 +66,11 @@ class QuantizedLinear(FusedLinear):
         products: list[Product] = list(self.products)  # type: ignore[arg-type]
         return products[0].kernel_matrix(x, self.bias) if len(products) == 1 else None
 
+    def tile_matrix(self, x: Tensor) -> kernels.Matrix | None:
+        """As of `Linear`: of one product that has a kernel of ours for many rows."""
+        products: list[Product] = list(self.products)  # type: ignore[arg-type]
+        return products[0].tile_matrix(x, self.bias) if len(products) == 1 else None
+
     @property
     def device(self) -> torch.device:
         """Where the matrices are, or will be: the meta device before they have come."""
