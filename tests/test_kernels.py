@@ -19,6 +19,7 @@ from mygpt.model import GPT
 from mygpt.quantize.kernels import FastFourBitProduct, to_row_groups
 from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import quantize
+from mygpt.rope import rotate
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no kernels on this machine")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -161,6 +162,42 @@ def test_rms_norm(dtype: torch.dtype, offset: float) -> None:
         x, weight = torch.randn(4, width, 3).to(dtype).transpose(1, 2), torch.randn(width).to(dtype)
         reference = F.rms_norm(x.double(), (width,), weight.double() + offset, 1e-5)
         check(kernels.rms_norm(x, weight, 1e-5, offset), reference)
+
+
+@needs_kernels
+@pytest.mark.skipif(not ops.has_tiles(), reason="needs AMX")
+@pytest.mark.parametrize("new", [2, 33, 150])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim", "rotated"), [(6, 2, 64, 64), (3, 3, 96, 32), (5, 1, 32, 0)])
+def test_attention_of_many_tokens(
+    new: int, heads: int, kv_heads: int, dim: int, rotated: int, threads: int
+) -> None:
+    """Of sequences of different lengths, in a cache that is full, beside whose end nothing may be read or written."""
+    starts = torch.tensor([[0], [5], [171]])
+    slots = 171 + new
+    around = torch.full((2, 3, kv_heads, slots + 2, dim), torch.nan).bfloat16()
+    keys, values = cache = around[:, :, :, 1:-1]
+    for row, start in enumerate(starts):
+        cache[:, row, :, :start] = torch.randn(2, kv_heads, int(start), dim)
+    before = cache.clone()
+    qk, v = torch.randn(3, new, heads + 2 * kv_heads, dim).bfloat16().split((heads + kv_heads, kv_heads), dim=2)
+    angles = torch.randn(3, new, 1, rotated // 2)
+    cos, sin = angles.cos().repeat(1, 1, 1, 2).bfloat16(), torch.cat((-angles.sin(), angles.sin()), -1).bfloat16()
+    positions = starts + torch.arange(new)
+    tables = (cos, sin) if rotated else None
+    call = kernels.attention_call(heads, tables, (keys, values), slots, positions, slots, None)
+    y = kernels.attend(qk, v, call)
+
+    turned = rotate(qk, cos, sin) if rotated else qk
+    q, k = turned[:, :, :heads], turned[:, :, heads:]
+    for row, start in enumerate(starts.flatten().tolist()):
+        before[0, row, :, start : start + new] = k[row].transpose(0, 1)
+        before[1, row, :, start : start + new] = v[row].transpose(0, 1)
+        seen = before[:, row, :, : start + new].double().repeat_interleave(heads // kv_heads, dim=1)
+        mask = torch.arange(start + new) <= positions[row][:, None]
+        reference = F.scaled_dot_product_attention(q[row].transpose(0, 1).double(), *seen, attn_mask=mask)
+        check(y[row], reference.transpose(0, 1))
+    torch.testing.assert_close(cache, before, equal_nan=True)
+    assert around[:, :, :, (0, -1)].isnan().all()
 
 
 def llama(**changes: object) -> Config:

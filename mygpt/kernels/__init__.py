@@ -12,6 +12,7 @@ from mygpt.kernels.ops import Attention as Attention
 from mygpt.kernels.ops import Matrix as Matrix
 from mygpt.kernels.ops import attend as attend
 from mygpt.kernels.ops import attends as attends
+from mygpt.kernels.ops import attends_many as attends_many
 from mygpt.kernels.ops import attention_call as attention_call
 from mygpt.kernels.ops import fits as fits
 from mygpt.kernels.ops import fits_gated as fits_gated

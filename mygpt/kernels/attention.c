@@ -122,18 +122,6 @@ INLINE void chunk(const int type, const long dim, const void *q, long group, con
     mix_group(type, dim, s, group, values, at(keys, type, CHUNK * dim), count, parts + 2, stride);
 }
 
-// One head of q or k: dimension i turns together with i + width / 2, as `mygpt.rope.rotate` has it.
-static void rotate(int type, const void *x, const void *cos, const void *sin, long width, long dim, void *y) {
-    for (long i = 0; i < dim; i++) {
-        float value = load1(type, x, i);
-        if (i < width) {
-            float other = load1(type, x, i < width / 2 ? i + width / 2 : i - width / 2);
-            value = rounded(type, value * load1(type, cos, i)) + other * load1(type, sin, i);
-        }
-        store1(type, y, i, value);
-    }
-}
-
 long attention_scratch(const Attention *a) {
     long chunks = (a->seen + CHUNK - 1) / CHUNK;
     return a->batch * a->heads * (a->dim + chunks * (a->dim + 2));

@@ -116,6 +116,7 @@ def _checked(path: Path) -> ctypes.CDLL:
         "mygpt_linear",
         "mygpt_gated",
         "mygpt_attention",
+        "mygpt_attend_many",
         "mygpt_block",
         "mygpt_tiles",
         "mygpt_gate",

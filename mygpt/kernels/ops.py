@@ -56,7 +56,7 @@ class Attention(ctypes.Structure):
         *((name, c_long) for name in ("q_stride", "k_stride", "v_stride", "sequence_stride", "head_stride")),
         *(
             (name, c_long)
-            for name in ("batch", "heads", "kv_heads", "dim", "rotated", "slots", "seen", "type")
+            for name in ("batch", "tokens", "heads", "kv_heads", "dim", "rotated", "slots", "seen", "type")
         ),
         ("scale", c_float),
     )
@@ -227,30 +227,44 @@ def attends(qk: Tensor, keys: Tensor) -> bool:
     )
 
 
+def attends_many(qk: Tensor, keys: Tensor) -> bool:
+    """Whether `attend` takes qk (B, T, H + K, D) of several tokens: by the matrix unit, D a multiple of 32."""
+    many = qk.shape[1] > 1 and qk.dtype is torch.bfloat16 and keys.shape[-1] % 32 == 0
+    return many and fits_many(qk) and _attends(qk.dtype, keys) and has_tiles()
+
+
 def _attends(dtype: torch.dtype, keys: Tensor) -> bool:
     dim = keys.shape[-1]
     return keys.dtype is dtype and dim % 16 == 0 and dim <= MAX_DIM
 
 
 def attend(qk: Tensor, v: Tensor, call: Attention) -> Tensor:
-    """One new token of each sequence: rotate q and k, write k and v to the cache, attend to what it holds then.
+    """New tokens of each sequence: rotate q and k, write k and v to the cache, attend to what it holds then.
 
     Args:
-        qk: (B, 1, H + K, D), as v dense in the last two dimensions.
-        v: (B, 1, K, D).
-        call: from `attention_call`.
+        qk: (B, T, H + K, D).
+        v: (B, T, K, D).
+        call: from `attention_call`. With T > 1 the cache is one in which each token has a slot of its own.
 
     Returns:
-        (B, 1, H, D).
+        (B, T, H, D).
     """
     heads, dim = call.heads, call.dim
-    y = qk.new_empty((len(qk), 1, heads, dim))
+    qk, v = _tokens_in_a_row(qk), _tokens_in_a_row(v)
+    y = qk.new_empty((*qk.shape[:2], heads, dim))
     call.q, call.v, call.y = qk.data_ptr(), v.data_ptr(), y.data_ptr()
     call.k = call.q + heads * dim * qk.element_size()
-    call.q_stride = call.k_stride = qk.stride(0)
-    call.v_stride = v.stride(0)
-    _library().mygpt_attention(torch.get_num_threads(), ctypes.byref(call))
+    call.q_stride = call.k_stride = qk.stride(0) // call.tokens
+    call.v_stride = v.stride(0) // call.tokens
+    kernel = _library().mygpt_attention if call.tokens == 1 else _library().mygpt_attend_many
+    kernel(torch.get_num_threads(), ctypes.byref(call))
     return y
+
+
+def _tokens_in_a_row(x: Tensor) -> Tensor:
+    """x (B, T, H, D) with tokens evenly apart, and dense in themselves, as they are in a part of a wider tensor."""
+    even = x.shape[1] == 1 or x.stride(0) == x.shape[1] * x.stride(1)
+    return x if even and x.stride()[2:] == (x.shape[3], 1) else x.contiguous()
 
 
 def attention_call(
@@ -266,10 +280,10 @@ def attention_call(
 
     Args:
         heads: of the queries.
-        tables: cos and sin (B, 1, 1, R) as `mygpt.rope.rotate` takes them; None: nothing is rotated.
+        tables: cos and sin (B, T, 1, R) as `mygpt.rope.rotate` takes them; None: nothing is rotated.
         cache: keys and values (B, K, S, D).
         slots: the token at position p stands in slot p modulo this.
-        positions: (B, 1) int64 of the new tokens.
+        positions: (B, T) int64 of the new tokens.
         end: the place after the last of them.
         scale: of scores; 1 / sqrt(D) by default.
     """
@@ -283,6 +297,7 @@ def attention_call(
         sequence_stride=sequence_stride,
         head_stride=head_stride,
         batch=batch,
+        tokens=positions.shape[1],
         heads=heads,
         kv_heads=kv_heads,
         dim=dim,

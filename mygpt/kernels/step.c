@@ -90,6 +90,17 @@ EXPORT void mygpt_attention(int threads, const Attention *a) {
     attention(a, memory);
 }
 
+EXPORT void mygpt_attend_many(int threads, const Attention *a) {
+    char *memory;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp master
+        memory = scratch(attend_many_scratch(a, omp_get_num_threads()));
+#pragma omp barrier
+        attend_many(a, memory);
+    }
+}
+
 EXPORT void mygpt_team_sum(int threads, Team *t, int type, const void *x, long n, void *y) {
 #pragma omp parallel num_threads(threads)
     team_sum(t, type, x, n, NULL, 0, y);

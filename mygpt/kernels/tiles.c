@@ -4,11 +4,8 @@
 // stays nearest: a block of x in a core's second cache while all weights pass by it, a panel of 32 rows of weights in the
 // first cache (copied there end to end; 4 and 8 bits: dequantized) while the rows of the block pass by it, and the sums
 // of four tiles in registers. The next panel is fetched from memory meanwhile.
-#include "vectors.h"
+#include "tiles.h"
 
-#define SIDE 16               // rows of a tile, and numbers of 32 bits in each
-#define DEPTH 32              // bfloat16 numbers in a row of a tile
-#define TILE (SIDE * DEPTH)   // numbers
 #define SUMS (4 * SIDE * SIDE)
 #define PANEL 32              // rows of weights that a thread works on at a time, and of x that they meet at once
 #define MOST_STEP 640         // columns of a panel: 40 KiB
@@ -20,33 +17,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Row i, lane j becomes what was row j, lane i.
-static void transpose(ivec x[SIDE]) {
-#define SWAP(width)                                                                                                    \
-    for (int i = 0; i < SIDE; i++)                                                                                     \
-        if (!(i & width)) {                                                                                            \
-            ivec a = x[i], b = x[i + width];                                                                           \
-            x[i] = __builtin_shuffle(a, b, FIRST_OF(width));                                                           \
-            x[i + width] = __builtin_shuffle(a, b, FIRST_OF(width) + width);                                           \
-        }
-    SWAP(8) SWAP(4) SWAP(2) SWAP(1)
-}
-
 enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; // of arch_prctl
 
 int has_tiles(void) { return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0; }
-
-static void configure(void) {
-    struct {
-        uint8_t palette, start, unused[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } all = {.palette = 1};
-    for (int i = 0; i < 8; i++) all.row_bytes[i] = 64, all.rows[i] = SIDE;
-    _tile_loadconfig(&all);
-}
-
-static long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
 // The size of equal parts of which none is above `most`, in whole units.
 static long even_part(long size, long most, long unit) {
@@ -95,28 +68,6 @@ long tiles_scratch(const Matrix *m, long rows, int activation, int threads) {
     const Cut c = cut(m, rows, activation, threads);
     const long numbers = c.parts * block_numbers(c) + threads * PANEL * c.step;
     return threads * thread_sums(m, c, threads) * sizeof(float) + numbers * sizeof(uint16_t);
-}
-
-// Tile of 16 rows of x from row n on, and 32 columns from k on: pairs of columns by rows. Zeros where x ends.
-static void pack_x(const uint16_t *x, long rows, long in, long n, long k, uint16_t *tile) {
-    ivec pairs[SIDE];
-    const long left = in - k < DEPTH ? in - k : DEPTH;
-    for (int i = 0; i < SIDE; i++) {
-        const uint16_t *row = x + (n + i) * in + k;
-        pairs[i] = (ivec){};
-        if (n + i >= rows) continue;
-        if (left == DEPTH) memcpy(&pairs[i], row, sizeof pairs[i]);
-        else memcpy(&pairs[i], row, left * sizeof(uint16_t));
-    }
-    transpose(pairs);
-    memcpy(tile, pairs, sizeof pairs);
-}
-
-// Two rows of numbers to one of pairs of bfloat16.
-INLINE ivec pairs_of(vec first, vec second) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return (ivec)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
 }
 
 // Of 4 bits: a pair of columns of 16 rows, of which `codes` holds the numbers in 16 bits each, times the rows' scales.

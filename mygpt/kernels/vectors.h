@@ -181,15 +181,34 @@ int has_tiles(void); // whether this CPU has a matrix unit, and lets us use it
 long tiles_scratch(const Matrix *m, long rows, int activation, int threads); // bytes
 void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y);
 
-// One new token of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
+// One head of q or k: dimension i turns together with i + width / 2, as `mygpt.rope.rotate` has it.
+INLINE void rotate(int type, const void *x, const void *cos, const void *sin, long width, long dim, void *y) {
+    const long half = width / 2;
+    long i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        const vec a = load(type, x, i), b = load(type, x, half + i);
+        store(type, y, i, a * load(type, cos, i)); // rounded, as torch does
+        store(type, y, half + i, b * load(type, cos, half + i));
+        store(type, y, i, load(type, y, i) + b * load(type, sin, i));
+        store(type, y, half + i, load(type, y, half + i) + a * load(type, sin, half + i));
+    }
+    for (; i < half; i++) {
+        const float a = load1(type, x, i), b = load1(type, x, half + i);
+        store1(type, y, i, rounded(type, a * load1(type, cos, i)) + b * load1(type, sin, i));
+        store1(type, y, half + i, rounded(type, b * load1(type, cos, half + i)) + a * load1(type, sin, half + i));
+    }
+    memcpy((void *)at(y, type, width), at(x, type, width), (dim - width) * size_of(type));
+}
+
+// New tokens of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
 typedef struct {
-    const void *q, *k, *v; // (batch, heads, dim), rotated or to be rotated
-    const void *cos, *sin; // (batch, rotated)
+    const void *q, *k, *v; // (batch * tokens, heads, dim), rotated or to be rotated
+    const void *cos, *sin; // (batch * tokens, rotated)
     void *keys, *values;
-    const int64_t *positions; // (batch,)
-    void *y;                  // (batch, heads, dim)
+    const int64_t *positions; // (batch * tokens,)
+    void *y;                  // (batch * tokens, heads, dim)
     long q_stride, k_stride, v_stride, sequence_stride, head_stride; // in numbers
-    long batch, heads, kv_heads, dim, rotated;
+    long batch, tokens, heads, kv_heads, dim, rotated;
     long slots; // the token at position p is kept in slot p modulo this
     long seen;  // no sequence has more slots filled than this, the new token's included
     long type;
@@ -197,7 +216,9 @@ typedef struct {
 } Attention;
 
 long attention_scratch(const Attention *a); // float32 numbers
-void attention(const Attention *a, float *scratch);
+void attention(const Attention *a, float *scratch); // of one token of each
+long attend_many_scratch(const Attention *a, int threads); // bytes
+void attend_many(const Attention *a, char *scratch);       // of any number, where there are tiles
 
 // The ranks of one machine that share a model; of this one.
 typedef struct {

@@ -1,0 +1,217 @@
+// Attention of many new tokens of each sequence over its cache, by the matrix unit: 32 tokens and a chunk of keys at a
+// time, with the softmax's maximum and sum carried on from chunk to chunk (FlashAttention, arXiv:2205.14135).
+//
+// Scores stand keys by tokens, so that all of the softmax runs along vectors, and weights are pairs of keys as they come.
+#include "tiles.h"
+
+#define TOKENS 32   // at a time
+#define CHUNK 128   // keys at a time
+
+#ifdef __AMX_BF16__
+// A thread's working memory; D is the heads' width, G the query heads to a key head.
+typedef struct {
+    float scores[CHUNK * TOKENS];
+    uint16_t weights[CHUNK * TOKENS]; // tiles
+    float most[TOKENS], factors[TOKENS];
+    float *sums;                      // (G, 2, TOKENS): the maximum so far, and the sum of weights relative to it
+    float *y;                         // (G, 2, D, 16): two tiles' tokens, not yet divided by these sums
+    uint16_t *queries;                // (G, D / 32, 2) tiles
+    uint16_t *keys, *values;          // (CHUNK, D), where the cache ends before; (D / 16, CHUNK / 32) tiles
+    uint16_t *rotated;                // (TOKENS, D)
+} Work;
+
+static long padded(long bytes) { return ceil_div(bytes, 64) * 64; }
+
+long attend_many_scratch(const Attention *a, int threads) {
+    const long group = a->heads / a->kv_heads, heads = group * TOKENS * (2 + a->dim) * sizeof(float);
+    const long numbers = group * TOKENS * a->dim + 2 * CHUNK * a->dim + TOKENS * a->dim;
+    return threads * (padded(sizeof(Work)) + padded(heads) + padded(numbers * sizeof(uint16_t)));
+}
+
+static Work *work_of(const Attention *a, char *scratch) {
+    const long group = a->heads / a->kv_heads;
+    Work *w = (Work *)(scratch + attend_many_scratch(a, 1) * omp_get_thread_num());
+    w->sums = (float *)((char *)w + padded(sizeof(Work)));
+    w->y = w->sums + group * 2 * TOKENS;
+    w->queries = (uint16_t *)(w->y + group * TOKENS * a->dim);
+    w->keys = w->queries + group * TOKENS * a->dim;
+    w->values = w->keys + CHUNK * a->dim;
+    w->rotated = w->values + CHUNK * a->dim;
+    return w;
+}
+
+// Keys and values of token i of all to their slots.
+static void keep(const Attention *a, long i) {
+    const long b = i / a->tokens, slot = a->positions[i];
+    for (long k = 0; k < a->kv_heads; k++) {
+        const long place = b * a->sequence_stride + k * a->head_stride + slot * a->dim;
+        const uint16_t *key = (const uint16_t *)a->k + i * a->k_stride + k * a->dim;
+        const uint16_t *value = (const uint16_t *)a->v + i * a->v_stride + k * a->dim;
+        rotate(BF16, key, at(a->cos, BF16, i * a->rotated), at(a->sin, BF16, i * a->rotated), a->rotated, a->dim,
+               (uint16_t *)a->keys + place);
+        memcpy((uint16_t *)a->values + place, value, a->dim * sizeof(uint16_t));
+    }
+}
+
+// Queries `first` to `first` + count - 1 (of all tokens) of a head, rotated, to tiles of pairs of columns by tokens.
+static void pack_queries(const Attention *a, Work *w, long first, long count, long head, uint16_t *tiles) {
+    for (long t = 0; t < count; t++) {
+        const long i = first + t;
+        const uint16_t *query = (const uint16_t *)a->q + i * a->q_stride + head * a->dim;
+        rotate(BF16, query, at(a->cos, BF16, i * a->rotated), at(a->sin, BF16, i * a->rotated), a->rotated, a->dim,
+               w->rotated + t * a->dim);
+    }
+    for (long d = 0; d < a->dim; d += DEPTH)
+        for (long n = 0; n < TOKENS; n += SIDE, tiles += TILE) pack_x(w->rotated, count, a->dim, n, d, tiles);
+}
+
+// Values (count, D) to tiles of 16 columns by 32 keys; zeros where they end.
+static void pack_values(const uint16_t *values, long count, long dim, long steps, uint16_t *tiles) {
+    for (long d = 0; d < dim; d += SIDE)
+        for (long s = 0; s < steps; s++, tiles += TILE) {
+            ivec pairs[SIDE];
+            for (long i = 0, j = s * DEPTH; i < SIDE; i++, j += 2) {
+                bf16vec first = {}, second = {};
+                if (j < count) memcpy(&first, values + j * dim + d, sizeof first);
+                if (j + 1 < count) memcpy(&second, values + (j + 1) * dim + d, sizeof second);
+                pairs[i] = (ivec)(__builtin_convertvector(first, uvec) | __builtin_convertvector(second, uvec) << 16);
+            }
+            transpose(pairs);
+            memcpy(tiles, pairs, sizeof pairs);
+        }
+}
+
+// Two tiles above each other by two beside each other, over `steps` of 32 columns, added to y, whose tiles are `below`
+// and `beside` numbers apart.
+INLINE void four_products(const uint16_t *upper, const uint16_t *lower, long stride, long step, const uint16_t *right,
+                          long steps, int begin, float *y, long below, long beside, long y_stride) {
+    __asm__ volatile("" ::: "memory"); // GCC does not know that tiles are loaded from memory
+    if (begin) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, y, y_stride);
+        _tile_loadd(1, y + below, y_stride);
+        _tile_loadd(2, y + beside, y_stride);
+        _tile_loadd(3, y + below + beside, y_stride);
+    }
+    for (long s = 0; s < steps; s++, upper += step, lower += step, right += 2 * TILE) {
+        _tile_loadd(4, upper, stride);
+        _tile_loadd(6, right, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, lower, stride);
+        _tile_dpbf16ps(1, 5, 6);
+        _tile_loadd(7, right + TILE, 64);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, y, y_stride);
+    _tile_stored(1, y + below, y_stride);
+    _tile_stored(2, y + beside, y_stride);
+    _tile_stored(3, y + below + beside, y_stride);
+}
+
+// Scores of keys first to first + count - 1 to weights relative to the maximum so far; `places` are the tokens'.
+static void soften(Work *w, const ivec places[2], long first, long count, float scale, float *sums) {
+    for (int n = 0; n < 2; n++) {
+        float *scores = w->scores + n * SIDE;
+        const vec before = load(F32, sums, n * SIDE);
+        vec most = before, total = splat(0);
+        for (long j = 0; j < count; j++) {
+            vec x = load(F32, scores, j * TOKENS) * scale;
+            const ivec seen = (ivec)(places[n] >= (int)(first + j));
+            x = (vec)(((ivec)x & seen) | ((ivec)splat(-INFINITY) & ~seen));
+            store(F32, scores, j * TOKENS, x);
+            most = (vec)_mm512_max_ps((__m512)most, (__m512)x);
+        }
+        for (long j = 0; j < count; j += 2) {
+            const vec one = exponential(load(F32, scores, j * TOKENS) - most);
+            const vec other = j + 1 < count ? exponential(load(F32, scores, (j + 1) * TOKENS) - most) : splat(0);
+            const ivec pairs = pairs_of(one, other);
+            memcpy(w->weights + ((j / DEPTH * 2 + n) * SIDE + j % DEPTH / 2) * DEPTH, &pairs, sizeof pairs);
+            total += one + other;
+        }
+        for (long j = (count + 1) / 2 * 2; j % DEPTH; j += 2)
+            memset(w->weights + ((j / DEPTH * 2 + n) * SIDE + j % DEPTH / 2) * DEPTH, 0, 64);
+        const vec factor = exponential(before - most);
+        store(F32, w->factors, n * SIDE, factor);
+        store(F32, sums, n * SIDE, most);
+        store(F32, sums, TOKENS + n * SIDE, load(F32, sums, TOKENS + n * SIDE) * factor + total);
+    }
+}
+
+// One query head over a chunk of keys.
+static void head_chunk(const Attention *a, Work *w, long g, const ivec places[2], const uint16_t *keys, long first,
+                       long count) {
+    const long dim = a->dim, steps = ceil_div(count, DEPTH);
+    float *sums = w->sums + g * 2 * TOKENS, *y = w->y + g * TOKENS * dim;
+    for (long j = 0; j < steps; j++) {
+        const uint16_t *some = keys + j * DEPTH * dim;
+        four_products(some, some + SIDE * dim, dim * sizeof(uint16_t), DEPTH, w->queries + g * TOKENS * dim, dim / DEPTH, 1,
+                      w->scores + j * DEPTH * TOKENS, SIDE * TOKENS, SIDE, TOKENS * sizeof(float));
+    }
+    soften(w, places, first, count, a->scale, sums);
+    for (long i = 0; i < TOKENS * dim && first > 0; i += LANES)
+        store(F32, y, i, load(F32, y, i) * load(F32, w->factors, i < SIDE * dim ? 0 : SIDE));
+    for (long d = 0; d < dim; d += 2 * SIDE) {
+        const uint16_t *upper = w->values + d * steps * DEPTH;
+        four_products(upper, upper + steps * TILE, 64, TILE, w->weights, steps, first == 0, y + d * SIDE, SIDE * SIDE,
+                      SIDE * dim, 64);
+    }
+}
+
+// A head's sums over all keys to y (count tokens, heads, D).
+static void finish(const Attention *a, const Work *w, long g, long count, uint16_t *y) {
+    const float *sums = w->sums + g * 2 * TOKENS + TOKENS, *from = w->y + g * TOKENS * a->dim;
+    for (long n = 0; n < count; n += SIDE)
+        for (long d = 0; d < a->dim; d += 2 * SIDE, from += 2 * SIDE * SIDE) {
+            ivec lines[SIDE];
+            for (long i = 0; i < SIDE; i++) // pairs of columns, of which transposing makes neighbours
+                lines[i] = pairs_of(load(F32, from, 2 * i * SIDE) / load(F32, sums, n),
+                                    load(F32, from, (2 * i + 1) * SIDE) / load(F32, sums, n));
+            transpose(lines);
+            for (long i = 0; i < SIDE && n + i < count; i++)
+                memcpy(y + (n + i) * a->heads * a->dim + d, lines + i, sizeof lines[i]);
+        }
+}
+
+// Tokens first to first + count - 1 of sequence b: the query heads of one key head.
+static void group_tokens(const Attention *a, Work *w, long b, long k, long first, long count) {
+    const long dim = a->dim, group = a->heads / a->kv_heads, token = b * a->tokens + first;
+    const long place = b * a->sequence_stride + k * a->head_stride, end = a->positions[token + count - 1] + 1;
+    ivec places[2];
+    for (long i = 0; i < TOKENS; i++) places[i / SIDE][i % SIDE] = a->positions[token + (i < count ? i : count - 1)];
+    for (long g = 0; g < group; g++) {
+        pack_queries(a, w, token, count, k * group + g, w->queries + g * TOKENS * dim);
+        for (long i = 0; i < TOKENS; i++) w->sums[g * 2 * TOKENS + i] = -INFINITY, w->sums[(g * 2 + 1) * TOKENS + i] = 0;
+    }
+    for (long j = 0; j < end; j += CHUNK) {
+        const long n = end - j < CHUNK ? end - j : CHUNK;
+        const uint16_t *keys = (const uint16_t *)a->keys + place + j * dim;
+        if (j + ceil_div(n, DEPTH) * DEPTH > a->slots) keys = memcpy(w->keys, keys, n * dim * sizeof(uint16_t));
+        pack_values((const uint16_t *)a->values + place + j * dim, n, dim, ceil_div(n, DEPTH), w->values);
+        for (long g = 0; g < group; g++) head_chunk(a, w, g, places, keys, j, n);
+    }
+    for (long g = 0; g < group; g++) finish(a, w, g, count, (uint16_t *)a->y + (token * a->heads + k * group + g) * dim);
+}
+
+// Rotate q and k, write k and v to the cache, attend to what it holds then. Called by every thread of a team.
+void attend_many(const Attention *a, char *scratch) {
+    Work *w = work_of(a, scratch);
+    const long heads = a->batch * a->kv_heads, blocks = ceil_div(a->tokens, TOKENS);
+#pragma omp for
+    for (long i = 0; i < a->batch * a->tokens; i++) keep(a, i);
+    configure();
+#pragma omp for schedule(dynamic)
+    for (long i = 0; i < heads * blocks; i++) { // the last tokens first, which have most to see
+        const long first = (blocks - 1 - i / heads) * TOKENS, left = a->tokens - first, h = i % heads;
+        group_tokens(a, w, h / a->kv_heads, h % a->kv_heads, first, left < TOKENS ? left : TOKENS);
+    }
+    _tile_release();
+}
+#else
+long attend_many_scratch(const Attention *a, int threads) { return 0; }
+void attend_many(const Attention *a, char *scratch) {}
+#endif
