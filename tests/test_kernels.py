@@ -167,7 +167,9 @@ def test_rms_norm(dtype: torch.dtype, offset: float) -> None:
 @needs_kernels
 @pytest.mark.skipif(not ops.has_tiles(), reason="needs AMX")
 @pytest.mark.parametrize("new", [2, 33, 150])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim", "rotated"), [(6, 2, 64, 64), (3, 3, 96, 32), (5, 1, 32, 0)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "rotated"), [(6, 2, 64, 64), (3, 3, 96, 32), (5, 1, 32, 0)]
+)
 def test_attention_of_many_tokens(
     new: int, heads: int, kv_heads: int, dim: int, rotated: int, threads: int
 ) -> None:
@@ -179,9 +181,14 @@ def test_attention_of_many_tokens(
     for row, start in enumerate(starts):
         cache[:, row, :, :start] = torch.randn(2, kv_heads, int(start), dim)
     before = cache.clone()
-    qk, v = torch.randn(3, new, heads + 2 * kv_heads, dim).bfloat16().split((heads + kv_heads, kv_heads), dim=2)
+    qk, v = (
+        torch.randn(3, new, heads + 2 * kv_heads, dim).bfloat16().split((heads + kv_heads, kv_heads), dim=2)
+    )
     angles = torch.randn(3, new, 1, rotated // 2)
-    cos, sin = angles.cos().repeat(1, 1, 1, 2).bfloat16(), torch.cat((-angles.sin(), angles.sin()), -1).bfloat16()
+    cos, sin = (
+        angles.cos().repeat(1, 1, 1, 2).bfloat16(),
+        torch.cat((-angles.sin(), angles.sin()), -1).bfloat16(),
+    )
     positions = starts + torch.arange(new)
     tables = (cos, sin) if rotated else None
     call = kernels.attention_call(heads, tables, (keys, values), slots, positions, slots, None)

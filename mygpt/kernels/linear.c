@@ -91,16 +91,31 @@ static void outputs(const Matrix *m, int xtype, const void *x, const void *packe
         }
 }
 
-long product_scratch(const Matrix *m, int xtype, long rows) {
+static long packed_bytes(const Matrix *m, int xtype, long rows) {
     if (m->type == FOURBIT) return rows * fourbit_scratch(m->in);
     return m->type == INT8 && xtype == BF16 ? rows * int8_scratch(m->in) : 0;
 }
 
+long product_scratch(const Matrix *m, int xtype, long rows, int activation, int threads) {
+    const int tiles = tiles_are_best(m, xtype, rows);
+    return tiles ? tiles_scratch(m, rows, activation, threads) : packed_bytes(m, xtype, rows);
+}
+
 // x as `int8_tile` or `fourbit_tile` takes it, in `packed`; NULL where x is taken as it is.
 static const void *prepare(const Matrix *m, int xtype, const void *x, long rows, void *packed) {
-    if (product_scratch(m, xtype, rows) == 0) return NULL;
+    if (packed_bytes(m, xtype, rows) == 0) return NULL;
     (m->type == FOURBIT ? fourbit_prepare : int8_prepare)(x, rows, m->in, packed);
     return packed;
+}
+
+// y = residual + alpha * y, n numbers, which the other threads of the team may still be writing.
+static void add_residual(int type, const void *residual, float alpha, long n, void *y) {
+#pragma omp barrier
+#pragma omp for
+    for (long i = 0; i < n / LANES; i++)
+        store(type, y, i * LANES, load(type, residual, i * LANES) + alpha * load(type, y, i * LANES));
+#pragma omp single
+    for (long i = n / LANES * LANES; i < n; i++) store1(type, y, i, load1(type, residual, i) + alpha * load1(type, y, i));
 }
 
 // y (rows, out) = x (rows, in) W^T + bias; with a residual (rows, out), residual + alpha * that.
@@ -109,6 +124,11 @@ void product(const Matrix *m, int xtype, const void *x, long rows, const void *r
     float result[FOURBIT_TILE * MAX_ROWS];
     long first, last;
     const long most = tile_rows(m);
+    if (tiles_are_best(m, xtype, rows)) {
+        tiles_product(m, x, rows, NO_GATE, scratch, y);
+        if (residual) add_residual(xtype, residual, alpha, rows * m->out, y);
+        return;
+    }
     const void *packed = prepare(m, xtype, x, rows, scratch);
     share(m->out, most, &first, &last);
     for (long o = first; o < last; o += most) {
@@ -146,6 +166,10 @@ void gated_product(const Matrix *m, int xtype, const void *x, long rows, int act
     float gate[FOURBIT_TILE * MAX_ROWS], up[FOURBIT_TILE * MAX_ROWS], product[FOURBIT_TILE * MAX_ROWS];
     long first, last;
     const long width = m->out / 2, most = tile_rows(m);
+    if (tiles_are_best(m, xtype, rows)) {
+        tiles_product(m, x, rows, activation, scratch, y);
+        return;
+    }
     memset(gate, 0, sizeof gate);
     const void *packed = prepare(m, xtype, x, rows, scratch);
     share(width, most, &first, &last);

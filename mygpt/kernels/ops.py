@@ -13,7 +13,7 @@ from torch import Tensor
 from mygpt.kernels.build import library
 
 # Rows of x that linear.c holds sums for. With more, arithmetic is the limit, and torch's products are better at it;
-# with fewer already in bfloat16 on a CPU with matrix units (AMX): benchmarks/linear.py.
+# with fewer already in bfloat16 on a CPU whose matrix unit (AMX) only torch can use: benchmarks/linear.py.
 MAX_ROWS = 16
 MAX_ROWS_BESIDE_AMX = 4
 _MOST_NUMBERS = 1 << 18  # of x: more are no step of a few tokens
@@ -30,8 +30,8 @@ _NO_GATE = 2
 @functools.cache
 def max_rows(dtype: torch.dtype) -> int:
     """Rows of x up to which the kernels are the fastest way to multiply weights of a dtype."""
-    amx = dtype is torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    return MAX_ROWS_BESIDE_AMX if amx else MAX_ROWS
+    only_torch_has_amx = torch.cpu._is_amx_tile_supported() and not has_tiles()
+    return MAX_ROWS_BESIDE_AMX if dtype is torch.bfloat16 and only_torch_has_amx else MAX_ROWS
 
 
 class Matrix(ctypes.Structure):

@@ -60,7 +60,7 @@ EXPORT void mygpt_gate(int threads, int type, const void *x, long rows, long wid
 
 EXPORT void mygpt_linear(int threads, const Matrix *m, int type, const void *x, long rows, const void *residual,
                          float alpha, void *y) {
-    void *packed = scratch(product_scratch(m, type, rows));
+    void *packed = scratch(product_scratch(m, type, rows, NO_GATE, threads));
 #pragma omp parallel num_threads(threads)
     product(m, type, x, rows, residual, alpha, packed, y);
 }
@@ -79,7 +79,7 @@ EXPORT void mygpt_tiles(int threads, const Matrix *m, const uint16_t *x, long ro
 }
 
 EXPORT void mygpt_gated(int threads, const Matrix *m, int type, const void *x, long rows, int activation, void *y) {
-    void *packed = scratch(product_scratch(m, type, rows));
+    void *packed = scratch(product_scratch(m, type, rows, activation, threads));
 #pragma omp parallel num_threads(threads)
     gated_product(m, type, x, rows, activation, packed, y);
 }
@@ -135,7 +135,8 @@ EXPORT void mygpt_block(int threads, const Block *w, Attention *a, Team *team, c
     const Matrix *matrices[] = {&w->qkv, &w->output, &w->gate_up, &w->down};
     long packs = 0;
     for (int i = 0; i < 4; i++) {
-        const long bytes = product_scratch(matrices[i], a->type, rows);
+        const int activation = matrices[i] == &w->gate_up ? w->activation : NO_GATE;
+        const long bytes = product_scratch(matrices[i], a->type, rows, activation, threads);
         packs = bytes > packs ? bytes : packs;
     }
     char *packed = scratch(packs + attention_scratch(a) * sizeof(float) + numbers * size);

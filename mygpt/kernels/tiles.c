@@ -19,7 +19,13 @@
 
 enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; // of arch_prctl
 
-int has_tiles(void) { return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0; }
+static int allowed;
+
+int has_tiles(void) { return allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0; }
+
+int tiles_are_best(const Matrix *m, int xtype, long rows) {
+    return allowed && xtype == BF16 && rows > (m->type == BF16 ? 2 : m->type == INT8 ? 8 : 12);
+}
 
 // The size of equal parts of which none is above `most`, in whole units.
 static long even_part(long size, long most, long unit) {
@@ -57,17 +63,17 @@ static long first_tile(Cut c, long block) { return c.tiles * block / c.blocks; }
 // Numbers of a packed block of x. A step of it: its pairs of tiles, of each 32 columns after the others.
 static long block_numbers(Cut c) { return ceil_div(c.depth, c.step) * c.step * c.pairs * 2 * SIDE; }
 
-// Sums of a panel and the rows of a block, for all panels of a thread where its columns come in several turns.
+// Sums of a panel and the rows of a block: each thread has those of one, or where the columns come in several turns all
+// panels have theirs.
 static long panel_sums(Cut c) { return c.pairs * SUMS; }
-static long thread_sums(const Matrix *m, Cut c, int threads) {
-    const long panels = ceil_div(ceil_div(c.width, PANEL), threads / c.parts);
-    return c.halves * panel_sums(c) * (m->in > c.depth ? panels : 1);
+static long all_sums(const Matrix *m, Cut c, int threads) {
+    return c.halves * panel_sums(c) * (m->in > c.depth ? c.parts * ceil_div(c.width, PANEL) : threads);
 }
 
 long tiles_scratch(const Matrix *m, long rows, int activation, int threads) {
     const Cut c = cut(m, rows, activation, threads);
     const long numbers = c.parts * block_numbers(c) + threads * PANEL * c.step;
-    return threads * thread_sums(m, c, threads) * sizeof(float) + numbers * sizeof(uint16_t);
+    return all_sums(m, c, threads) * sizeof(float) + numbers * sizeof(uint16_t);
 }
 
 // Of 4 bits: a pair of columns of 16 rows, of which `codes` holds the numbers in 16 bits each, times the rows' scales.
@@ -281,15 +287,14 @@ static void finish(const Matrix *m, Cut c, Work work, long o, int activation, co
 
 // All of a thread's panels, columns k to end - 1.
 static void columns_product(const Matrix *m, Cut c, Work work, long k, long end, int activation, uint16_t *y) {
-    float *sums = work.sums;
     for (long o = work.o; o < work.o_end; o += PANEL) {
+        float *sums = work.sums + (m->in > c.depth ? o / PANEL * c.halves * panel_sums(c) : 0);
         for (long h = 0; h < c.halves; h++) {
             const long row = o + h * c.width, below = o + PANEL < work.o_end ? o + PANEL : -1;
             const long next = h + 1 < c.halves ? row + c.width : below;
             panel_product(m, c, work, row, next, k, end, sums + h * panel_sums(c));
         }
         if (end == m->in) finish(m, c, work, o, activation, sums, y);
-        if (m->in > c.depth) sums += c.halves * panel_sums(c);
     }
 }
 
@@ -315,9 +320,11 @@ void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation
     const int threads = omp_get_num_threads(), me = omp_get_thread_num();
     const Cut c = cut(m, rows, activation, threads);
     const long team = threads / c.parts, part = me / team, rounds = c.blocks / c.parts;
+    const long shared = m->in > c.depth ? c.parts : threads;
     float *sums = scratch;
-    uint16_t *packed = (uint16_t *)(sums + threads * thread_sums(m, c, threads));
-    Work work = {.x = packed + part * block_numbers(c), .sums = sums + me * thread_sums(m, c, threads)};
+    uint16_t *packed = (uint16_t *)(sums + all_sums(m, c, threads));
+    Work work = {.x = packed + part * block_numbers(c)};
+    work.sums = sums + (m->in > c.depth ? part : me) * (all_sums(m, c, threads) / shared);
     work.panel = packed + c.parts * block_numbers(c) + me * PANEL * c.step;
     share_of(c.width, PANEL, me % team, team, &work.o, &work.o_end);
     configure();
@@ -337,6 +344,7 @@ void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation
 }
 #else
 int has_tiles(void) { return 0; }
+int tiles_are_best(const Matrix *m, int xtype, long rows) { return 0; }
 long tiles_scratch(const Matrix *m, long rows, int activation, int threads) { return 0; }
 void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y) {}
 #endif

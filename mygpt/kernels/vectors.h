@@ -164,7 +164,7 @@ void product(const Matrix *m, int xtype, const void *x, long rows, const void *r
              void *y);
 void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, void *scratch, void *y);
 void gate(int type, const void *x, long rows, long width, int activation, void *y);
-long product_scratch(const Matrix *m, int xtype, long rows); // bytes
+long product_scratch(const Matrix *m, int xtype, long rows, int activation, int threads); // bytes
 
 // What makes a tile of a product of quantized weights, without their scales where those are INT8's.
 long int8_scratch(long in); // bytes for a row of x, bfloat16; 0: there is none for this CPU
@@ -177,7 +177,8 @@ long fourbit_scratch(long in); // the same of 4-bit weights
 void fourbit_prepare(const void *x, long rows, long in, void *packed);
 void fourbit_tile(const Matrix *m, const void *packed, long rows, long o, float *result);
 
-int has_tiles(void); // whether this CPU has a matrix unit, and lets us use it
+int has_tiles(void); // whether this CPU has a matrix unit, and the system lets us use it, which it is asked here
+int tiles_are_best(const Matrix *m, int xtype, long rows);
 long tiles_scratch(const Matrix *m, long rows, int activation, int threads); // bytes
 void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y);
 
