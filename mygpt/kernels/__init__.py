@@ -3,23 +3,23 @@
 Each has a plain PyTorch counterpart in the model's code, which is taken wherever the kernel does not fit.
 """
 
+from mygpt.kernels.attention import MAX_GROUP as MAX_GROUP
+from mygpt.kernels.attention import Attention as Attention
+from mygpt.kernels.attention import attend as attend
+from mygpt.kernels.attention import attends as attends
+from mygpt.kernels.attention import attends_many as attends_many
+from mygpt.kernels.attention import attention_call as attention_call
 from mygpt.kernels.block import Block as Block
+from mygpt.kernels.block import fits_step as fits_step
 from mygpt.kernels.build import library as library
 from mygpt.kernels.ops import ACTIVATIONS as ACTIVATIONS
-from mygpt.kernels.ops import MAX_GROUP as MAX_GROUP
 from mygpt.kernels.ops import MAX_ROWS as MAX_ROWS
-from mygpt.kernels.ops import Attention as Attention
 from mygpt.kernels.ops import Matrix as Matrix
-from mygpt.kernels.ops import attend as attend
-from mygpt.kernels.ops import attends as attends
-from mygpt.kernels.ops import attends_many as attends_many
-from mygpt.kernels.ops import attention_call as attention_call
 from mygpt.kernels.ops import fits as fits
 from mygpt.kernels.ops import fits_gated as fits_gated
 from mygpt.kernels.ops import fits_linear as fits_linear
 from mygpt.kernels.ops import fits_many as fits_many
 from mygpt.kernels.ops import fits_norm as fits_norm
-from mygpt.kernels.ops import fits_step as fits_step
 from mygpt.kernels.ops import fits_tiles as fits_tiles
 from mygpt.kernels.ops import fourbit_matrix as fourbit_matrix
 from mygpt.kernels.ops import gate as gate

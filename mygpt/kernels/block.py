@@ -9,8 +9,8 @@ from ctypes import c_float, c_long, c_void_p
 import torch
 from torch import Tensor
 
-from mygpt.kernels.build import library
-from mygpt.kernels.ops import ACTIVATIONS, Attention, Matrix
+from mygpt.kernels.attention import Attention, fits_cache
+from mygpt.kernels.ops import ACTIVATIONS, Matrix, fits, loaded, max_rows
 from mygpt.kernels.team import Team
 
 
@@ -54,13 +54,18 @@ class Block:
 
     def __call__(self, x: Tensor, attention: Attention) -> Tensor:
         """x (B, 1, C) to the same shape; `attention` is from `attention_call`."""
-        found = library()
-        assert found is not None, "ask `fits` first"
         x = x.contiguous()
         y = torch.empty_like(x)
         team = None if self.team is None else ctypes.byref(self.team.state)
         pointers = ctypes.byref(self.weights), ctypes.byref(attention), team
-        found.mygpt_block(torch.get_num_threads(), *pointers, c_void_p(x.data_ptr()), c_void_p(y.data_ptr()))
+        loaded().mygpt_block(
+            torch.get_num_threads(), *pointers, c_void_p(x.data_ptr()), c_void_p(y.data_ptr())
+        )
         if self.team is not None:
             self.team.check()
         return y
+
+
+def fits_step(x: Tensor, keys: Tensor) -> bool:
+    """Whether `Block` takes x (B, 1, C), by its cache's keys (B, K, S, D)."""
+    return fits(x) and x.shape[1] == 1 and len(x) <= max_rows(x.dtype) and fits_cache(x.dtype, keys)

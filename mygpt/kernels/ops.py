@@ -18,7 +18,6 @@ MAX_ROWS = 16
 MAX_ROWS_BESIDE_AMX = 4
 _MOST_NUMBERS = 1 << 18  # of x: more are no step of a few tokens
 _WORK_FOR_MANY = 1 << 16  # numbers
-MAX_DIM, MAX_GROUP = 256, 64  # attention.c's
 
 # Numbers as in vectors.h.
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
@@ -48,20 +47,6 @@ class Matrix(ctypes.Structure):
     )
 
 
-class Attention(ctypes.Structure):
-    """`Attention` of vectors.h."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("q", "k", "v", "cos", "sin", "keys", "values", "positions", "y")),
-        *((name, c_long) for name in ("q_stride", "k_stride", "v_stride", "sequence_stride", "head_stride")),
-        *(
-            (name, c_long)
-            for name in ("batch", "tokens", "heads", "kv_heads", "dim", "rotated", "slots", "seen", "type")
-        ),
-        ("scale", c_float),
-    )
-
-
 def fits(x: Tensor) -> bool:
     """Whether kernels for few tokens can work on x: see `fits_many`."""
     return x.numel() <= _MOST_NUMBERS and fits_many(x)
@@ -77,11 +62,6 @@ def fits_many(x: Tensor) -> bool:
         and not x.requires_grad
         and library() is not None
     )
-
-
-def fits_step(x: Tensor, keys: Tensor) -> bool:
-    """Whether `Block` takes x (B, 1, C), by its cache's keys (B, K, S, D)."""
-    return fits(x) and x.shape[1] == 1 and len(x) <= max_rows(x.dtype) and _attends(x.dtype, keys)
 
 
 def fits_norm(x: Tensor, weight: Tensor) -> bool:
@@ -143,7 +123,7 @@ def multiply_many(x: Tensor, matrix: Matrix, activation: str | None = None) -> T
     y = x.new_empty((*x.shape[:-1], matrix.outputs // (2 if activation else 1)))
     sizes = c_long(x.numel() // matrix.inputs), _NO_GATE if activation is None else ACTIVATIONS[activation]
     pointers = ctypes.byref(matrix), c_void_p(x.data_ptr())
-    _library().mygpt_tiles(torch.get_num_threads(), *pointers, *sizes, c_void_p(y.data_ptr()))
+    loaded().mygpt_tiles(torch.get_num_threads(), *pointers, *sizes, c_void_p(y.data_ptr()))
     return y
 
 
@@ -174,7 +154,7 @@ def multiply(x: Tensor, matrix: Matrix) -> Tensor:
     rows = x.numel() // matrix.inputs
     y = x.new_empty((*x.shape[:-1], matrix.outputs))
     pointers = ctypes.byref(matrix), TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows), None
-    _library().mygpt_linear(torch.get_num_threads(), *pointers, c_float(1), c_void_p(y.data_ptr()))
+    loaded().mygpt_linear(torch.get_num_threads(), *pointers, c_float(1), c_void_p(y.data_ptr()))
     return y
 
 
@@ -184,9 +164,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str
     rows = x.numel() // x.shape[-1]
     y = x.new_empty((*x.shape[:-1], len(weight) // 2))
     pointers = ctypes.byref(matrix(weight, bias)), TYPES[x.dtype], c_void_p(x.data_ptr()), c_long(rows)
-    _library().mygpt_gated(
-        torch.get_num_threads(), *pointers, ACTIVATIONS[activation], c_void_p(y.data_ptr())
-    )
+    loaded().mygpt_gated(torch.get_num_threads(), *pointers, ACTIVATIONS[activation], c_void_p(y.data_ptr()))
     return y
 
 
@@ -197,7 +175,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     width = x.shape[-1]
     pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), c_void_p(weight.data_ptr())
     sizes = c_long(x.numel() // width), c_long(width), c_float(eps), c_float(offset)
-    _library().mygpt_norm(threads_for(x), *pointers, *sizes, c_void_p(y.data_ptr()))
+    loaded().mygpt_norm(threads_for(x), *pointers, *sizes, c_void_p(y.data_ptr()))
     return y
 
 
@@ -208,7 +186,7 @@ def gate(x: Tensor, activation: str) -> Tensor:
     y = x.new_empty((*x.shape[:-1], width))
     sizes = c_long(x.numel() // (2 * width)), c_long(width), ACTIVATIONS[activation]
     pointers = TYPES[x.dtype], c_void_p(x.data_ptr()), *sizes, c_void_p(y.data_ptr())
-    _library().mygpt_gate(threads_for(x), *pointers)
+    loaded().mygpt_gate(threads_for(x), *pointers)
     return y
 
 
@@ -217,105 +195,12 @@ def threads_for(x: Tensor) -> int:
     return torch.get_num_threads() if x.numel() >= _WORK_FOR_MANY else 1
 
 
-def attends(qk: Tensor, keys: Tensor) -> bool:
-    """Whether `attend` takes qk (B, T, H + K, D) and a cache's keys (B, K, S, D): T is 1, and D a multiple of 16."""
-    return (
-        fits(qk)
-        and qk.shape[1] == 1
-        and _attends(qk.dtype, keys)
-        and qk.shape[2] <= MAX_GROUP * keys.shape[1]
-    )
-
-
-def attends_many(qk: Tensor, keys: Tensor) -> bool:
-    """Whether `attend` takes qk (B, T, H + K, D) of several tokens: by the matrix unit, D a multiple of 32."""
-    many = qk.shape[1] > 1 and qk.dtype is torch.bfloat16 and keys.shape[-1] % 32 == 0
-    return many and fits_many(qk) and _attends(qk.dtype, keys) and has_tiles()
-
-
-def _attends(dtype: torch.dtype, keys: Tensor) -> bool:
-    dim = keys.shape[-1]
-    return keys.dtype is dtype and dim % 16 == 0 and dim <= MAX_DIM
-
-
-def attend(qk: Tensor, v: Tensor, call: Attention) -> Tensor:
-    """New tokens of each sequence: rotate q and k, write k and v to the cache, attend to what it holds then.
-
-    Args:
-        qk: (B, T, H + K, D).
-        v: (B, T, K, D).
-        call: from `attention_call`. With T > 1 the cache is one in which each token has a slot of its own.
-
-    Returns:
-        (B, T, H, D).
-    """
-    heads, dim = call.heads, call.dim
-    qk, v = _tokens_in_a_row(qk), _tokens_in_a_row(v)
-    y = qk.new_empty((*qk.shape[:2], heads, dim))
-    call.q, call.v, call.y = qk.data_ptr(), v.data_ptr(), y.data_ptr()
-    call.k = call.q + heads * dim * qk.element_size()
-    call.q_stride = call.k_stride = qk.stride(0) // call.tokens
-    call.v_stride = v.stride(0) // call.tokens
-    kernel = _library().mygpt_attention if call.tokens == 1 else _library().mygpt_attend_many
-    kernel(torch.get_num_threads(), ctypes.byref(call))
-    return y
-
-
-def _tokens_in_a_row(x: Tensor) -> Tensor:
-    """x (B, T, H, D) with tokens evenly apart, and dense in themselves, as they are in a part of a wider tensor."""
-    even = x.shape[1] == 1 or x.stride(0) == x.shape[1] * x.stride(1)
-    return x if even and x.stride()[2:] == (x.shape[3], 1) else x.contiguous()
-
-
-def attention_call(
-    heads: int,
-    tables: tuple[Tensor, Tensor] | None,
-    cache: tuple[Tensor, Tensor],
-    slots: int,
-    positions: Tensor,
-    end: int,
-    scale: float | None,
-) -> Attention:
-    """What the C side is told of the cache and the tokens' places.
-
-    Args:
-        heads: of the queries.
-        tables: cos and sin (B, T, 1, R) as `mygpt.rope.rotate` takes them; None: nothing is rotated.
-        cache: keys and values (B, K, S, D).
-        slots: the token at position p stands in slot p modulo this.
-        positions: (B, T) int64 of the new tokens.
-        end: the place after the last of them.
-        scale: of scores; 1 / sqrt(D) by default.
-    """
-    keys, values = cache
-    batch, kv_heads, _, dim = keys.shape
-    sequence_stride, head_stride, _, _ = keys.stride()
-    call = Attention(
-        keys=keys.data_ptr(),
-        values=values.data_ptr(),
-        positions=positions.data_ptr(),
-        sequence_stride=sequence_stride,
-        head_stride=head_stride,
-        batch=batch,
-        tokens=positions.shape[1],
-        heads=heads,
-        kv_heads=kv_heads,
-        dim=dim,
-        slots=slots,
-        seen=min(end, slots),
-        type=TYPES[keys.dtype],
-        scale=dim**-0.5 if scale is None else scale,
-    )
-    if tables is not None:
-        call.cos, call.sin, call.rotated = tables[0].data_ptr(), tables[1].data_ptr(), tables[0].shape[-1]
-    return call
-
-
 def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _library() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
+    """The library, where `fits` says that there is one."""
     found = library()
     assert found is not None, "ask `fits` first"
     return found

@@ -4,10 +4,9 @@
 // stays nearest: a block of x in a core's second cache while all weights pass by it, a panel of 32 rows of weights in the
 // first cache (copied there end to end; 4 and 8 bits: dequantized) while the rows of the block pass by it, and the sums
 // of four tiles in registers. The next panel is fetched from memory meanwhile.
-#include "tiles.h"
+#include "panels.h"
 
 #define SUMS (4 * SIDE * SIDE)
-#define PANEL 32              // rows of weights that a thread works on at a time, and of x that they meet at once
 #define MOST_STEP 640         // columns of a panel: 40 KiB
 #define MOST_BLOCK (1L << 19) // numbers of a block of x: 1 MiB
 #define MOST_TILES 16         // of 16 rows, in a block of x; with quantized weights twice that, for each block takes
@@ -74,86 +73,6 @@ long tiles_scratch(const Matrix *m, long rows, int activation, int threads) {
     const Cut c = cut(m, rows, activation, threads);
     const long numbers = c.parts * block_numbers(c) + threads * PANEL * c.step;
     return all_sums(m, c, threads) * sizeof(float) + numbers * sizeof(uint16_t);
-}
-
-// Of 4 bits: a pair of columns of 16 rows, of which `codes` holds the numbers in 16 bits each, times the rows' scales.
-INLINE ivec dequantized(__m512i codes, __m512i table, vec scale) {
-    uvec pair = (uvec)_mm512_permutexvar_epi16(codes, table);
-    return pairs_of((vec)(pair << 16) * scale, (vec)(pair & 0xffff0000) * scale);
-}
-
-static void pack_fourbit(const Matrix *m, long o, long k, long depth, uint16_t *panel) {
-    const __m256i values = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(m->table));
-    const __m512i table = _mm512_broadcast_i64x4(values); // twice: a look-up takes the low five bits
-    const uint8_t *w = (const uint8_t *)m->weight + o * m->in / 2;
-    for (long j = k; j < k + depth && j < m->in; j += DEPTH, panel += 2 * SIDE * DEPTH) {
-        const uint16_t *scales = (const uint16_t *)m->scales + (o * m->in / 64 + j / 64 * 32);
-        const vec first = load(BF16, scales, 0), second = load(BF16, scales, LANES);
-        ivec upper[SIDE], lower[SIDE];
-        for (int p = 0; p < SIDE; p++) {
-            __m512i codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(w + (j + 2 * p) * 16)));
-            upper[p] = dequantized(codes, table, first);
-            lower[p] = dequantized(_mm512_srli_epi16(codes, 4), table, second);
-        }
-        transpose(upper);
-        transpose(lower);
-        memcpy(panel, upper, sizeof upper);
-        memcpy(panel + SIDE * DEPTH, lower, sizeof lower);
-    }
-}
-
-// 32 numbers of a row of weights, zeros where it ends.
-INLINE void pack_row(const Matrix *m, long r, long k, uint16_t *to) {
-    const void *row = at(m->weight, m->type, r * m->in + k);
-    const long left = r < m->out ? m->in - k : 0;
-    if (left >= DEPTH && m->type == BF16) memcpy(to, row, DEPTH * sizeof(uint16_t));
-    else if (left >= DEPTH)
-        for (int i = 0; i < DEPTH; i += LANES) store(BF16, to, i, load(INT8, row, i));
-    else
-        for (long i = 0; i < DEPTH; i++) store1(BF16, to, i, i < left ? load1(m->type, row, i) : 0);
-}
-
-// Rows o to o + 31 of weights and `depth` columns from k on: two tiles above each other, then those of the next columns.
-static void pack_weights(const Matrix *m, long o, long k, long depth, uint16_t *panel) {
-    if (m->type == FOURBIT) {
-        pack_fourbit(m, o, k, depth, panel);
-        return;
-    }
-    for (long j = 0; j < depth; j += 4 * DEPTH) // as many lines of a row at a time as the processor fetches together
-        for (long r = 0; r < PANEL; r++)
-            for (long i = j; i < j + 4 * DEPTH && i < depth; i += DEPTH)
-                pack_row(m, o + r, k + i, panel + i * PANEL + r * DEPTH);
-}
-
-// Where a thread's next panel lies in memory; fetched bit by bit while it works on this one.
-typedef struct {
-    const char *line, *end; // of a row
-    long stride, row_bytes, rows;
-    long at_once; // lines, with each 32 columns of this panel
-} Ahead;
-
-static Ahead next_panel(const Matrix *m, Cut c, long o, long j) {
-    const long columns = m->in - j < c.step ? m->in - j : c.step;
-    Ahead a = {.stride = m->in * size_of(m->type), .row_bytes = columns * size_of(m->type), .rows = PANEL};
-    a.line = (const char *)at(m->weight, m->type, o * m->in + j);
-    if (m->type == FOURBIT) {
-        a.line = (const char *)m->weight + o * m->in / 2 + j * 16;
-        a.row_bytes = columns * 16, a.rows = 1;
-    }
-    a.end = a.line + a.row_bytes;
-    a.at_once = ceil_div(a.rows * a.row_bytes, 64 * c.pairs * (c.step / DEPTH));
-    return a;
-}
-
-INLINE void fetch(Ahead *a) {
-    for (long i = 0; i < a->at_once && a->rows > 0; i++) {
-        __builtin_prefetch(a->line, 0, 2);
-        a->line += 64;
-        if (a->line >= a->end && --a->rows > 0) {
-            a->end += a->stride;
-            a->line = a->end - a->row_bytes;
-        }
-    }
 }
 
 // 32 rows of weights times 16 or (`both`) 32 of x, added to the tiles of sums. With `rows`, `stride` bytes apart, the
@@ -246,13 +165,14 @@ typedef struct {
 // A panel by a block of x, columns k to end - 1; `next` is the row that the next panel begins with, or -1.
 static void panel_product(const Matrix *m, Cut c, Work work, long row, long next, long k, long end, float *sums) {
     const long tiles = ceil_div(work.n_end - work.n, SIDE), stride = m->in * sizeof(uint16_t);
+    const long turns = c.pairs * (c.step / DEPTH);
     for (long j = k; j < end; j += c.step) {
         const long steps = ceil_div(end - j < c.step ? end - j : c.step, DEPTH);
         const int as_they_lie = m->type == BF16 && row + PANEL <= m->out && j + steps * DEPTH <= m->in;
         const uint16_t *rows = (const uint16_t *)m->weight + row * m->in + j;
         Ahead ahead = {};
-        if (j + c.step < end) ahead = next_panel(m, c, row, j + c.step);
-        else if (next >= 0) ahead = next_panel(m, c, next, k);
+        if (j + c.step < end) ahead = next_panel(m, row, j + c.step, c.step, turns);
+        else if (next >= 0) ahead = next_panel(m, next, k, c.step, turns);
         if (!as_they_lie) pack_weights(m, row, j, steps * DEPTH, work.panel);
         for (long p = 0; p < ceil_div(tiles, 2); p++) {
             const uint16_t *x = work.x + ((j - k) * c.pairs + p * c.step) * 2 * SIDE;
