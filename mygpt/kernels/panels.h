@@ -6,14 +6,14 @@
 
 #ifdef __AMX_BF16__
 // Of 4 bits: a pair of columns of 16 rows, of which `codes` holds the numbers in 16 bits each, times the rows' scales.
-INLINE ivec dequantized(__m512i codes, __m512i table, vec scale) {
-    uvec pair = (uvec)_mm512_permutexvar_epi16(codes, table);
-    return pairs_of((vec)(pair << 16) * scale, (vec)(pair & 0xffff0000) * scale);
+INLINE ivec dequantized(__m512i codes, __m512 table, vec scale) {
+    const vec even = (vec)_mm512_permutexvar_ps(codes, table); // which takes the low four bits
+    const vec odd = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(codes, 16), table);
+    return pairs_of(even * scale, odd * scale);
 }
 
 INLINE void pack_fourbit(const Matrix *m, long o, long k, long depth, uint16_t *panel) {
-    const __m256i values = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(m->table));
-    const __m512i table = _mm512_broadcast_i64x4(values); // twice: a look-up takes the low five bits
+    const __m512 table = _mm512_loadu_ps(m->table);
     const uint8_t *w = (const uint8_t *)m->weight + o * m->in / 2;
     for (long j = k; j < k + depth && j < m->in; j += DEPTH, panel += 2 * SIDE * DEPTH) {
         const uint16_t *scales = (const uint16_t *)m->scales + (o * m->in / 64 + j / 64 * 32);

@@ -128,8 +128,7 @@ class FastFourBitProduct(Product):
 
     def tile_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
         """Of bfloat16."""
-        many = x.numel() >= MANY_ROWS * self.shape[1]
-        fits = many and self.shape[0] % (2 * _ROW_GROUP) == 0 and kernels.fits_tiles(x)
+        fits = self.shape[0] % (2 * _ROW_GROUP) == 0 and kernels.fits_tiles(x)
         return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias) if fits else None
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -138,7 +137,8 @@ class FastFourBitProduct(Product):
             return kernels.multiply(x, matrix)
         n, k = self.shape
         flat = x.reshape(-1, k).bfloat16()
-        if len(flat) >= MANY_ROWS and kernels.fits_tiles(flat):
+        # of few rows of float32 bitsandbytes' kernel loses less: it does not round the weights
+        if (len(flat) >= MANY_ROWS or x.dtype is flat.dtype) and kernels.fits_tiles(flat):
             matrix = kernels.fourbit_matrix(self.rows, self.absmax, self.levels)
             return kernels.multiply_many(flat, matrix).view(*x.shape[:-1], n).to(x.dtype)
         if torch.compiler.is_compiling():
