@@ -113,29 +113,49 @@ INLINE void four_products(const uint16_t *upper, const uint16_t *lower, long str
     _tile_stored(3, y + below + beside, y_stride);
 }
 
-// Scores of keys first to first + count - 1 to weights relative to the maximum so far; `places` are the tokens'.
+// 2^x for x <= 0, to 3e-6 of it.
+INLINE vec power_of_two(vec x) {
+    x = (vec)_mm512_max_ps((__m512)x, (__m512)splat(-150));
+    const vec whole = (vec)_mm512_roundscale_ps((__m512)x, 0), r = x - whole;
+    vec p = splat(1.3333558e-3f); // ln(2)^n / n!
+    const float taylor[] = {9.6181291e-3f, 5.5504109e-2f, 0.24022651f, 0.69314718f, 1};
+    for (int i = 0; i < 5; i++) p = p * r + taylor[i];
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
+}
+
+// The greatest of `before` and of the scores of 16 tokens and keys first to first + count - 1, of which those that a
+// token is not to see become lowest.
+INLINE vec most_of(float *scores, ivec places, long first, long count, vec before) {
+    vec most = before;
+    for (long j = 0; j < count; j++) {
+        const ivec seen = (ivec)(places >= (int)(first + j));
+        vec x = load(F32, scores, j * TOKENS);
+        if (first + j > places[0]) {
+            x = (vec)(((ivec)x & seen) | ((ivec)splat(-1e30f) & ~seen));
+            store(F32, scores, j * TOKENS, x);
+        }
+        most = (vec)_mm512_max_ps((__m512)most, (__m512)x);
+    }
+    return most;
+}
+
+// Scores to weights relative to the maximum so far; `places` are the tokens', `scale` that of scores times log2(e).
 static void soften(Work *w, const ivec places[2], long first, long count, float scale, float *sums) {
     for (int n = 0; n < 2; n++) {
         float *scores = w->scores + n * SIDE;
-        const vec before = load(F32, sums, n * SIDE);
-        vec most = before, total = splat(0);
-        for (long j = 0; j < count; j++) {
-            vec x = load(F32, scores, j * TOKENS) * scale;
-            const ivec seen = (ivec)(places[n] >= (int)(first + j));
-            x = (vec)(((ivec)x & seen) | ((ivec)splat(-INFINITY) & ~seen));
-            store(F32, scores, j * TOKENS, x);
-            most = (vec)_mm512_max_ps((__m512)most, (__m512)x);
-        }
+        const vec before = load(F32, sums, n * SIDE), most = most_of(scores, places[n], first, count, before);
+        vec total = splat(0);
         for (long j = 0; j < count; j += 2) {
-            const vec one = exponential(load(F32, scores, j * TOKENS) - most);
-            const vec other = j + 1 < count ? exponential(load(F32, scores, (j + 1) * TOKENS) - most) : splat(0);
+            const vec one = power_of_two((load(F32, scores, j * TOKENS) - most) * scale);
+            vec other = splat(0);
+            if (j + 1 < count) other = power_of_two((load(F32, scores, (j + 1) * TOKENS) - most) * scale);
             const ivec pairs = pairs_of(one, other);
             memcpy(w->weights + ((j / DEPTH * 2 + n) * SIDE + j % DEPTH / 2) * DEPTH, &pairs, sizeof pairs);
             total += one + other;
         }
         for (long j = (count + 1) / 2 * 2; j % DEPTH; j += 2)
             memset(w->weights + ((j / DEPTH * 2 + n) * SIDE + j % DEPTH / 2) * DEPTH, 0, 64);
-        const vec factor = exponential(before - most);
+        const vec factor = power_of_two((before - most) * scale);
         store(F32, w->factors, n * SIDE, factor);
         store(F32, sums, n * SIDE, most);
         store(F32, sums, TOKENS + n * SIDE, load(F32, sums, TOKENS + n * SIDE) * factor + total);
@@ -152,7 +172,7 @@ static void head_chunk(const Attention *a, Work *w, long g, const ivec places[2]
         four_products(some, some + SIDE * dim, dim * sizeof(uint16_t), DEPTH, w->queries + g * TOKENS * dim, dim / DEPTH, 1,
                       w->scores + j * DEPTH * TOKENS, SIDE * TOKENS, SIDE, TOKENS * sizeof(float));
     }
-    soften(w, places, first, count, a->scale, sums);
+    soften(w, places, first, count, a->scale * 1.44269504f, sums);
     for (long i = 0; i < TOKENS * dim && first > 0; i += LANES)
         store(F32, y, i, load(F32, y, i) * load(F32, w->factors, i < SIDE * dim ? 0 : SIDE));
     for (long d = 0; d < dim; d += 2 * SIDE) {
@@ -185,7 +205,7 @@ static void group_tokens(const Attention *a, Work *w, long b, long k, long first
     for (long i = 0; i < TOKENS; i++) places[i / SIDE][i % SIDE] = a->positions[token + (i < count ? i : count - 1)];
     for (long g = 0; g < group; g++) {
         pack_queries(a, w, token, count, k * group + g, w->queries + g * TOKENS * dim);
-        for (long i = 0; i < TOKENS; i++) w->sums[g * 2 * TOKENS + i] = -INFINITY, w->sums[(g * 2 + 1) * TOKENS + i] = 0;
+        for (long i = 0; i < TOKENS; i++) w->sums[g * 2 * TOKENS + i] = -1e30f, w->sums[(g * 2 + 1) * TOKENS + i] = 0;
     }
     for (long j = 0; j < end; j += CHUNK) {
         const long n = end - j < CHUNK ? end - j : CHUNK;

@@ -140,7 +140,7 @@ def fourbit_matrix(groups: Tensor, absmax: Tensor, table: Tensor, bias: Tensor |
     Args:
         groups: (out, in / 2) uint8, in the layout of `mygpt.quantize.kernels.FastFourBitProduct`.
         absmax: (out / 32, in / 64, 32) bfloat16, the factors of 64 numbers each.
-        table: (16,) float32, the numbers that the 4 bits stand for, -1 to 1; with few rows of x they are rounded to bfloat16.
+        table: (16,) float32, the numbers that the 4 bits stand for, -1 to 1; `multiply` rounds them to bfloat16.
         bias: (out,) bfloat16.
     """
     pointers = groups.data_ptr(), absmax.data_ptr(), table.data_ptr(), _pointer(bias)
