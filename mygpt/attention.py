@@ -56,16 +56,12 @@ class Attention(nn.Module):
         qk, v = heads[:, :, :-kv_heads], heads[:, :, -kv_heads:]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk, kv_heads)
-        if cache is not None and self._has_kernel(qk, cache):
+        if cache is not None and self.has_kernel and kernels.attends(qk, cache.keys, self.window):
             y = kernels.attend(qk, v, self.kernel_call(context, cache))
         else:
             y = self._attend(qk, v, context, cache)
         output: Tensor = self.output(y.flatten(2))
         return output
-
-    def _has_kernel(self, qk: Tensor, cache: LayerCache) -> bool:
-        many = not self.window and kernels.attends_many(qk, cache.keys)
-        return self.has_kernel and (many or kernels.attends(qk, cache.keys))
 
     def kernel_call(self, context: Context, cache: LayerCache) -> kernels.Attention:
         """This layer's places and sizes, as the kernels take them."""

@@ -1,6 +1,6 @@
-"""One token's step through a block of the commonest kind, in one call of a kernel.
+"""Tokens through a block of the commonest kind, in one call of a kernel.
 
-Shapes: B sequences, C hidden size.
+Shapes: B sequences, T tokens, C hidden size.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FusedBlock:
         return all(members[name] is member for members, name, member in self.held)
 
     def __call__(self, x: Tensor, context: Context, cache: LayerCache) -> Tensor:
-        """x (B, 1, C) to the same shape."""
+        """x (B, T, C) to the same shape."""
         return self.kernel(x, self.attention.kernel_call(context, cache))
 
 
@@ -84,7 +84,7 @@ def fuse(
     matrices = []
     for linear in (attention.qkv, attention.output, mlp.gate_up, mlp.down):
         # of one row: of x only the number of rows and the dtype count
-        matrix = linear.kernel_matrix(x[:1]) if type(linear) in _LINEARS else None
+        matrix = linear.kernel_matrix(x[:1, :1]) if type(linear) in _LINEARS else None
         if matrix is None:
             return None
         matrices.append(matrix)

@@ -155,9 +155,11 @@ class Block(nn.Module):
         return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.scale)
 
     def _fused(self, x: Tensor, cache: LayerCache) -> FusedBlock | None:
-        """All of it in one call, for one token of each sequence, where there is a kernel for it."""
+        """All of it in one call, where there is a kernel for it."""
         # Another class is FSDP's, whose weights come and go.
-        if type(self) is not Block or not kernels.fits_step(x, cache.keys):
+        if type(self) is not Block or type(self.attention) is not Attention:
+            return None
+        if not kernels.fits_block(x, cache.keys, self.attention.window):
             return None
         if self.fused is None or not self.fused.is_current():
             self.fused = fuse((self.attention_norm, self.mlp_norm), self.attention, self.mlp, self.scale, x)

@@ -7,10 +7,9 @@ from mygpt.kernels.attention import MAX_GROUP as MAX_GROUP
 from mygpt.kernels.attention import Attention as Attention
 from mygpt.kernels.attention import attend as attend
 from mygpt.kernels.attention import attends as attends
-from mygpt.kernels.attention import attends_many as attends_many
 from mygpt.kernels.attention import attention_call as attention_call
 from mygpt.kernels.block import Block as Block
-from mygpt.kernels.block import fits_step as fits_step
+from mygpt.kernels.block import fits_block as fits_block
 from mygpt.kernels.build import library as library
 from mygpt.kernels.ops import ACTIVATIONS as ACTIVATIONS
 from mygpt.kernels.ops import MAX_ROWS as MAX_ROWS

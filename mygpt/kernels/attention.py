@@ -30,26 +30,19 @@ class Attention(ctypes.Structure):
     )
 
 
-def attends(qk: Tensor, keys: Tensor) -> bool:
-    """Whether `attend` takes qk (B, T, H + K, D) and a cache's keys (B, K, S, D): T is 1, and D a multiple of 16."""
-    return (
-        fits(qk)
-        and qk.shape[1] == 1
-        and fits_cache(qk.dtype, keys)
-        and qk.shape[2] <= MAX_GROUP * keys.shape[1]
-    )
+def attends(qk: Tensor, keys: Tensor, window: int) -> bool:
+    """Whether `attend` takes qk (B, T, H + K, D), with a cache's keys (B, K, S, D) and the layer's window (0: none)."""
+    return attends_tokens(qk, keys, window) and qk.shape[2] <= MAX_GROUP * keys.shape[1]
 
 
-def attends_many(qk: Tensor, keys: Tensor) -> bool:
-    """Whether `attend` takes qk (B, T, H + K, D) of several tokens: by the matrix unit, D a multiple of 32."""
-    many = qk.shape[1] > 1 and qk.dtype is torch.bfloat16 and keys.shape[-1] % 32 == 0
-    return many and fits_many(qk) and fits_cache(qk.dtype, keys) and has_tiles()
-
-
-def fits_cache(dtype: torch.dtype, keys: Tensor) -> bool:
-    """Whether there are kernels for a cache's keys (B, K, S, D), and queries of a dtype."""
+def attends_tokens(x: Tensor, keys: Tensor, window: int) -> bool:
+    """The same of tokens x (B, T, …). Several of each sequence take the matrix unit."""
     dim = keys.shape[-1]
-    return keys.dtype is dtype and dim % 16 == 0 and dim <= MAX_DIM
+    if keys.dtype is not x.dtype or dim > MAX_DIM:
+        return False
+    if x.shape[1] == 1:
+        return dim % 16 == 0 and fits(x)
+    return x.dtype is torch.bfloat16 and dim % 32 == 0 and not window and fits_many(x) and has_tiles()
 
 
 def attend(qk: Tensor, v: Tensor, call: Attention) -> Tensor:

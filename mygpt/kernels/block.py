@@ -9,9 +9,11 @@ from ctypes import c_float, c_long, c_void_p
 import torch
 from torch import Tensor
 
-from mygpt.kernels.attention import Attention, fits_cache
-from mygpt.kernels.ops import ACTIVATIONS, Matrix, fits, loaded, max_rows
+from mygpt.kernels.attention import Attention, attends_tokens
+from mygpt.kernels.ops import ACTIVATIONS, Matrix, fits, fits_many, has_tiles, loaded, max_rows
 from mygpt.kernels.team import Team
+
+_MOST_NUMBERS = 1 << 22  # of x: 2048 tokens of a model of 2048
 
 
 class _Block(ctypes.Structure):
@@ -53,7 +55,7 @@ class Block:
         self.weights = _Block(*matrices, *pointers, ACTIVATIONS[activation], eps, offset, residual_scale)
 
     def __call__(self, x: Tensor, attention: Attention) -> Tensor:
-        """x (B, 1, C) to the same shape; `attention` is from `attention_call`."""
+        """x (B, T, C) to the same shape; `attention` is from `attention_call`."""
         x = x.contiguous()
         y = torch.empty_like(x)
         team = None if self.team is None else ctypes.byref(self.team.state)
@@ -66,6 +68,12 @@ class Block:
         return y
 
 
-def fits_step(x: Tensor, keys: Tensor) -> bool:
-    """Whether `Block` takes x (B, 1, C), by its cache's keys (B, K, S, D)."""
-    return fits(x) and x.shape[1] == 1 and len(x) <= max_rows(x.dtype) and fits_cache(x.dtype, keys)
+def fits_block(x: Tensor, keys: Tensor, window: int) -> bool:
+    """Whether `Block` takes x (B, T, C), by its cache's keys (B, K, S, D) and the layer's window (0: none).
+
+    With more rows than `max_rows` or several tokens of a sequence it is for the matrix unit alone. What it holds in
+    between is kept for the next call, so there are limits.
+    """
+    few = x.shape[1] == 1 and len(x) <= max_rows(x.dtype) and fits(x)
+    many = x.dtype is torch.bfloat16 and x.numel() <= _MOST_NUMBERS and fits_many(x) and has_tiles()
+    return (few or many) and attends_tokens(x, keys, window)

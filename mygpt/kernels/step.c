@@ -128,39 +128,57 @@ static void add_product(const Matrix *m, int type, const void *x, long rows, Tea
     team_sum(team, type, partial, rows * m->out, residual, scale, y);
 }
 
-// y (batch, width) = the block of x (batch, width). Of `a`, the places of q, k, v and y are filled in here.
-EXPORT void mygpt_block(int threads, const Block *w, Attention *a, Team *team, const void *x, void *y) {
-    const long rows = a->batch, width = w->down.out, inner = w->down.in, fused = w->qkv.out, heads = w->output.in;
-    const long size = size_of(a->type), numbers = rows * (2 * width + fused + heads + inner);
+// Working memory of a block, for so many threads.
+typedef struct {
+    void *packed, *rest;                            // of products, of attention
+    char *normed, *middle, *qkv, *attended, *hidden; // (rows, …)
+} Buffers;
+
+static Buffers buffers(const Block *w, const Attention *a, int threads) {
+    const long rows = a->batch * a->tokens, size = rows * size_of(a->type), width = w->down.out * size;
+    const long widths[] = {0, 0, width, width, w->qkv.out * size, w->output.in * size, w->down.in * size};
     const Matrix *matrices[] = {&w->qkv, &w->output, &w->gate_up, &w->down};
-    long packs = 0;
+    long sizes[7], total = 0;
+    memcpy(sizes, widths, sizeof sizes);
     for (int i = 0; i < 4; i++) {
         const int activation = matrices[i] == &w->gate_up ? w->activation : NO_GATE;
         const long bytes = product_scratch(matrices[i], a->type, rows, activation, threads);
-        packs = bytes > packs ? bytes : packs;
+        sizes[0] = bytes > sizes[0] ? bytes : sizes[0];
     }
-    char *packed = scratch(packs + attention_scratch(a) * sizeof(float) + numbers * size);
-    float *rest = (float *)(packed + packs);
-    char *normed = (char *)(rest + attention_scratch(a)), *middle = normed + rows * width * size;
-    char *qkv = middle + rows * width * size, *attended = qkv + rows * fused * size;
-    char *hidden = attended + rows * heads * size;
+    sizes[1] = a->tokens > 1 ? attend_many_scratch(a, threads) : attention_scratch(a) * (long)sizeof(float);
+    for (int i = 0; i < 7; i++) total += sizes[i] = (sizes[i] + 63) / 64 * 64;
+    char *at[7], *memory = scratch(total);
+    for (int i = 0; i < 7; memory += sizes[i++]) at[i] = memory;
+    return (Buffers){at[0], at[1], at[2], at[3], at[4], at[5], at[6]};
+}
+
+// y (batch * tokens, width) = the block of x. Of `a`, the places of q, k, v and y are filled in here.
+EXPORT void mygpt_block(int threads, const Block *w, Attention *a, Team *team, const void *x, void *y) {
+    const long rows = a->batch * a->tokens, width = w->down.out;
     const int type = a->type;
-    a->q = qkv;
-    a->k = qkv + a->heads * a->dim * size;
-    a->v = qkv + (a->heads + a->kv_heads) * a->dim * size;
-    a->q_stride = a->k_stride = a->v_stride = fused;
-    a->y = attended;
+    Buffers b;
+    a->q_stride = a->k_stride = a->v_stride = w->qkv.out;
 #pragma omp parallel num_threads(threads)
     {
-        norm(type, x, w->attention_norm, rows, width, w->eps, w->offset, normed);
-        product(&w->qkv, type, normed, rows, NULL, 0, packed, qkv);
+#pragma omp master // as many as there are, which may be fewer than asked for
+        {
+            b = buffers(w, a, omp_get_num_threads());
+            a->q = b.qkv;
+            a->k = at(b.qkv, type, a->heads * a->dim);
+            a->v = at(b.qkv, type, (a->heads + a->kv_heads) * a->dim);
+            a->y = b.attended;
+        }
 #pragma omp barrier
-        attention(a, rest);
-        add_product(&w->output, type, attended, rows, team, x, w->residual_scale, packed, normed, middle);
+        norm(type, x, w->attention_norm, rows, width, w->eps, w->offset, b.normed);
+        product(&w->qkv, type, b.normed, rows, NULL, 0, b.packed, b.qkv);
 #pragma omp barrier
-        norm(type, middle, w->mlp_norm, rows, width, w->eps, w->offset, normed);
-        gated_product(&w->gate_up, type, normed, rows, w->activation, packed, hidden);
+        if (a->tokens > 1) attend_many(a, b.rest);
+        else attention(a, b.rest);
+        add_product(&w->output, type, b.attended, rows, team, x, w->residual_scale, b.packed, b.normed, b.middle);
 #pragma omp barrier
-        add_product(&w->down, type, hidden, rows, team, middle, w->residual_scale, packed, normed, y);
+        norm(type, b.middle, w->mlp_norm, rows, width, w->eps, w->offset, b.normed);
+        gated_product(&w->gate_up, type, b.normed, rows, w->activation, b.packed, b.hidden);
+#pragma omp barrier
+        add_product(&w->down, type, b.hidden, rows, team, b.middle, w->residual_scale, b.packed, b.normed, y);
     }
 }
