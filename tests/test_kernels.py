@@ -1,5 +1,6 @@
 """The kernels equal plain PyTorch, whatever shapes, types, strides and threads; without a compiler there are none."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def test_four_bits_as_bitsandbytes_has_them(kind: str, threads: int) -> None:
 
 
 @needs_kernels
-@pytest.mark.skipif(not ops.has_tiles(), reason="needs AMX")
+@pytest.mark.skipif(not ops.has_tiles(), reason="needs AVX512-BF16")
 @pytest.mark.parametrize("rows", [1, 17, 32, 400, 1030])
 def test_products_of_many_rows(rows: int, threads: int) -> None:
     for out, width in [(37, 100), (128, 64), (96, 1600), (64, 2112), (40, 8200), (74, 96)]:
@@ -129,7 +130,7 @@ def test_products_of_many_rows(rows: int, threads: int) -> None:
 
 
 @needs_kernels
-@pytest.mark.skipif(not (ops.has_tiles() and kernels.has_fourbit()), reason="needs AMX and AVX512-VNNI")
+@pytest.mark.skipif(not (ops.has_tiles() and kernels.has_fourbit()), reason="needs AVX512-BF16 and AVX512-VNNI")
 @pytest.mark.parametrize("mode", ["bnb.nf4", "bnb.fp4"])
 def test_four_bits_of_many_rows(mode: str, threads: int) -> None:
     for out, width in [(32, 64), (96, 576), (64, 2112)]:
@@ -165,7 +166,7 @@ def test_rms_norm(dtype: torch.dtype, offset: float) -> None:
 
 
 @needs_kernels
-@pytest.mark.skipif(not ops.has_tiles(), reason="needs AMX")
+@pytest.mark.skipif(not ops.has_tiles(), reason="needs AVX512-BF16")
 @pytest.mark.parametrize("new", [2, 33, 150])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim", "rotated"), [(6, 2, 64, 64), (3, 3, 96, 32), (5, 1, 32, 0)]
@@ -293,6 +294,24 @@ def test_what_does_not_fit_is_left_to_torch() -> None:
     assert not kernels.fits_linear(x.requires_grad_(), weight)
     assert not kernels.fits(torch.empty(2, 32, device="meta"))
     assert not kernels.fits(torch.empty(0, 32))
+
+
+@needs_kernels
+@pytest.mark.skipif(not ops.has_tiles(), reason="needs AVX512-BF16")
+def test_many_rows_without_a_matrix_unit(fresh: Path) -> None:
+    """The same tests of kernels that were compiled for a CPU that has AVX512-BF16 but no AMX."""
+    code = f"""
+import sys, pytest, torch
+torch.cpu._is_amx_tile_supported = lambda: False
+from mygpt.kernels import library, ops
+assert library().mygpt_has_tiles() == ops._BY_VECTORS
+sys.exit(pytest.main(["-p", "no:cacheprovider", {__file__!r}, "-k", "of_many or whole_block"]))
+"""
+    environment = {**os.environ, "CC": "cc -mno-amx-bf16 -mno-amx-int8 -mno-amx-tile"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 BUILD = "from mygpt.kernels import library; assert library() is not None"

@@ -1,4 +1,4 @@
-"""Kernels in C for decoding on the CPU, where a step of a few tokens is bound by reading the weights.
+"""Kernels in C for the CPU: a step of a few tokens, which is bound by reading the weights, and prompts in bfloat16.
 
 Each has a plain PyTorch counterpart in the model's code, which is taken wherever the kernel does not fit.
 """

@@ -7,7 +7,7 @@
 #define TOKENS 32   // at a time
 #define CHUNK 128   // keys at a time
 
-#ifdef __AMX_BF16__
+#if TILES
 // A thread's working memory; D is the heads' width, G the query heads to a key head.
 typedef struct {
     float scores[CHUNK * TOKENS];
@@ -65,10 +65,10 @@ static void pack_queries(const Attention *a, Work *w, long first, long count, lo
         for (long n = 0; n < TOKENS; n += SIDE, tiles += TILE) pack_x(w->rotated, count, a->dim, n, d, tiles);
 }
 
-// Values (count, D) to tiles of 16 columns by 32 keys; zeros where they end.
+// Values (count, D) to (D / 32, steps, 2) tiles of 16 columns by 32 keys; zeros where they end.
 static void pack_values(const uint16_t *values, long count, long dim, long steps, uint16_t *tiles) {
     for (long d = 0; d < dim; d += SIDE)
-        for (long s = 0; s < steps; s++, tiles += TILE) {
+        for (long s = 0; s < steps; s++) {
             ivec pairs[SIDE];
             for (long i = 0, j = s * DEPTH; i < SIDE; i++, j += 2) {
                 bf16vec first = {}, second = {};
@@ -77,40 +77,8 @@ static void pack_values(const uint16_t *values, long count, long dim, long steps
                 pairs[i] = (ivec)(__builtin_convertvector(first, uvec) | __builtin_convertvector(second, uvec) << 16);
             }
             transpose(pairs);
-            memcpy(tiles, pairs, sizeof pairs);
+            memcpy(tiles + (d / 32 * steps + s) * 2 * TILE + d / SIDE % 2 * TILE, pairs, sizeof pairs);
         }
-}
-
-// Two tiles above each other by two beside each other, over `steps` of 32 columns, added to y, whose tiles are `below`
-// and `beside` numbers apart.
-INLINE void four_products(const uint16_t *upper, const uint16_t *lower, long stride, long step, const uint16_t *right,
-                          long steps, int begin, float *y, long below, long beside, long y_stride) {
-    __asm__ volatile("" ::: "memory"); // GCC does not know that tiles are loaded from memory
-    if (begin) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, y, y_stride);
-        _tile_loadd(1, y + below, y_stride);
-        _tile_loadd(2, y + beside, y_stride);
-        _tile_loadd(3, y + below + beside, y_stride);
-    }
-    for (long s = 0; s < steps; s++, upper += step, lower += step, right += 2 * TILE) {
-        _tile_loadd(4, upper, stride);
-        _tile_loadd(6, right, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, lower, stride);
-        _tile_dpbf16ps(1, 5, 6);
-        _tile_loadd(7, right + TILE, 64);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, y, y_stride);
-    _tile_stored(1, y + below, y_stride);
-    _tile_stored(2, y + beside, y_stride);
-    _tile_stored(3, y + below + beside, y_stride);
 }
 
 // 2^x for x <= 0, to 3e-6 of it.
@@ -167,18 +135,16 @@ static void head_chunk(const Attention *a, Work *w, long g, const ivec places[2]
                        long count) {
     const long dim = a->dim, steps = ceil_div(count, DEPTH);
     float *sums = w->sums + g * 2 * TOKENS, *y = w->y + g * TOKENS * dim;
-    for (long j = 0; j < steps; j++) {
-        const uint16_t *some = keys + j * DEPTH * dim;
-        four_products(some, some + SIDE * dim, dim * sizeof(uint16_t), DEPTH, w->queries + g * TOKENS * dim, dim / DEPTH, 1,
-                      w->scores + j * DEPTH * TOKENS, SIDE * TOKENS, SIDE, TOKENS * sizeof(float));
+    for (long j = 0; j < count; j += 2 * SIDE) {
+        const Square scores = {w->scores + j * TOKENS, TOKENS, SIDE};
+        add_square(1, (Rows){keys + j * dim, dim, DEPTH}, NULL, w->queries + g * TOKENS * dim, dim / DEPTH, 1, scores, NULL);
     }
     soften(w, places, first, count, a->scale * 1.44269504f, sums);
     for (long i = 0; i < TOKENS * dim && first > 0; i += LANES)
         store(F32, y, i, load(F32, y, i) * load(F32, w->factors, i < SIDE * dim ? 0 : SIDE));
     for (long d = 0; d < dim; d += 2 * SIDE) {
-        const uint16_t *upper = w->values + d * steps * DEPTH;
-        four_products(upper, upper + steps * TILE, 64, TILE, w->weights, steps, first == 0, y + d * SIDE, SIDE * SIDE,
-                      SIDE * dim, 64);
+        const Rows values = {w->values + d * steps * DEPTH, DEPTH, 2 * TILE};
+        add_square(1, values, NULL, w->weights, steps, first == 0, (Square){y + d * SIDE, SIDE, SIDE * dim}, NULL);
     }
 }
 
@@ -229,7 +195,7 @@ void attend_many(const Attention *a, char *scratch) {
         const long first = (blocks - 1 - i / heads) * TOKENS, left = a->tokens - first, h = i % heads;
         group_tokens(a, w, h / a->kv_heads, h % a->kv_heads, first, left < TOKENS ? left : TOKENS);
     }
-    _tile_release();
+    release();
 }
 #else
 long attend_many_scratch(const Attention *a, int threads) { return 0; }

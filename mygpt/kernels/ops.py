@@ -22,6 +22,7 @@ _WORK_FOR_MANY = 1 << 16  # numbers
 # Numbers as in vectors.h.
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 _INT8, _FOURBIT = 2, 3
+_BY_UNIT, _BY_VECTORS = 1, 2  # TILES of tiles.h
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 _NO_GATE = 2
 
@@ -102,9 +103,13 @@ def int8_matrix(weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> M
 
 @functools.cache
 def has_tiles() -> bool:
-    """Whether this CPU has a matrix unit (AMX) that works on bfloat16, and the system lets us use it."""
+    """Whether many rows of bfloat16 are ours to multiply: by the CPU's matrix unit (AMX), else by AVX512-BF16.
+
+    Not where the system keeps the unit from us, nor where only torch can use it, the compiler being too old.
+    """
     found = library()
-    return found is not None and bool(found.mygpt_has_tiles())
+    kind = found.mygpt_has_tiles() if found is not None else 0
+    return bool(kind == _BY_UNIT or (kind == _BY_VECTORS and not torch.cpu._is_amx_tile_supported()))
 
 
 def fits_tiles(x: Tensor, weight: Tensor | None = None) -> bool:

@@ -4,7 +4,7 @@
 
 #define PANEL 32 // rows of weights that a thread works on at a time, and of x that they meet at once
 
-#ifdef __AMX_BF16__
+#if TILES
 // Of 4 bits: a pair of columns of 16 rows, of which `codes` holds the numbers in 16 bits each, times the rows' scales.
 INLINE ivec dequantized(__m512i codes, __m512 table, vec scale) {
     const vec even = (vec)_mm512_permutexvar_ps(codes, table); // which takes the low four bits
@@ -54,14 +54,7 @@ INLINE void pack_weights(const Matrix *m, long o, long k, long depth, uint16_t *
                 pack_row(m, o + r, k + i, panel + i * PANEL + r * DEPTH);
 }
 
-// Where a thread's next panel lies in memory; fetched bit by bit while it works on this one.
-typedef struct {
-    const char *line, *end; // of a row
-    long stride, row_bytes, rows;
-    long at_once; // lines
-} Ahead;
-
-// Of rows from o on and `step` columns from j on; fetched in so many turns.
+// What to fetch of a panel: rows from o on and `step` columns from j on, in so many turns.
 INLINE Ahead next_panel(const Matrix *m, long o, long j, long step, long turns) {
     const long columns = m->in - j < step ? m->in - j : step;
     Ahead a = {.stride = m->in * size_of(m->type), .row_bytes = columns * size_of(m->type), .rows = PANEL};
@@ -73,16 +66,5 @@ INLINE Ahead next_panel(const Matrix *m, long o, long j, long step, long turns) 
     a.end = a.line + a.row_bytes;
     a.at_once = ceil_div(a.rows * a.row_bytes, 64 * turns);
     return a;
-}
-
-INLINE void fetch(Ahead *a) {
-    for (long i = 0; i < a->at_once && a->rows > 0; i++) {
-        __builtin_prefetch(a->line, 0, 2);
-        a->line += 64;
-        if (a->line >= a->end && --a->rows > 0) {
-            a->end += a->stride;
-            a->line = a->end - a->row_bytes;
-        }
-    }
 }
 #endif

@@ -12,7 +12,7 @@
 #define MOST_TILES 16         // of 16 rows, in a block of x; with quantized weights twice that, for each block takes
                               // dequantizing them once more
 
-#ifdef __AMX_BF16__
+#if TILES == 1
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,11 +20,20 @@ enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; // of arch_prctl
 
 static int allowed;
 
-int has_tiles(void) { return allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0; }
+int has_tiles(void) {
+    allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+    return allowed ? TILES : 0;
+}
 
 int tiles_are_best(const Matrix *m, int xtype, long rows) {
     return allowed && xtype == BF16 && rows > (m->type == BF16 ? 2 : m->type == INT8 ? 8 : 12);
 }
+#else
+int has_tiles(void) { return TILES; }
+int tiles_are_best(const Matrix *m, int xtype, long rows) { return TILES && xtype == BF16 && rows > 16; }
+#endif
+
+#if TILES
 
 // The size of equal parts of which none is above `most`, in whole units.
 static long even_part(long size, long most, long unit) {
@@ -48,8 +57,8 @@ static Cut cut(const Matrix *m, long rows, int activation, int threads) {
     Cut c = {.tiles = ceil_div(rows, SIDE), .parts = 1, .halves = activation == NO_GATE ? 1 : 2};
     c.width = m->out / c.halves;
     const long needed = ceil_div(c.tiles, m->type == BF16 ? MOST_TILES : 2 * MOST_TILES);
-    for (long parts = 2; parts <= needed && parts <= threads; parts++)
-        if (threads % parts == 0) c.parts = parts;
+    for (long parts = 2; parts <= needed && parts <= threads && TILES == 1; parts++)
+        if (threads % parts == 0) c.parts = parts; // or arithmetic is what takes time, and parts are less equal than panels
     c.blocks = ceil_div(needed, c.parts) * c.parts;
     c.pairs = ceil_div(ceil_div(c.tiles, c.blocks), 2);
     c.depth = even_part(m->in, MOST_BLOCK / (2 * c.pairs * SIDE), DEPTH);
@@ -73,53 +82,6 @@ long tiles_scratch(const Matrix *m, long rows, int activation, int threads) {
     const Cut c = cut(m, rows, activation, threads);
     const long numbers = c.parts * block_numbers(c) + threads * PANEL * c.step;
     return all_sums(m, c, threads) * sizeof(float) + numbers * sizeof(uint16_t);
-}
-
-// 32 rows of weights times 16 or (`both`) 32 of x, added to the tiles of sums. With `rows`, `stride` bytes apart, the
-// panel is made on the way: while the unit works a copy costs less. x is not to push the panel out of the first cache.
-INLINE void multiply(const int both, const uint16_t *rows, long stride, uint16_t *panel, const uint16_t *x, long steps,
-                     Ahead *ahead) {
-    for (long s = 0; s < steps; s++, panel += 2 * TILE, x += 2 * TILE) {
-        if (rows) {
-            _tile_loadd(4, rows + s * DEPTH, stride);
-            _tile_stored(4, panel, 64);
-        } else _tile_loadd(4, panel, 64);
-        _tile_stream_loadd(6, x, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        if (rows) {
-            _tile_loadd(5, rows + s * DEPTH + SIDE * stride / 2, stride);
-            _tile_stored(5, panel + TILE, 64);
-        } else _tile_loadd(5, panel + TILE, 64);
-        _tile_dpbf16ps(1, 5, 6);
-        if (both) {
-            _tile_stream_loadd(7, x + TILE, 64);
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        fetch(ahead);
-    }
-}
-
-INLINE void load_sums(const float *sums, int begin) {
-    __asm__ volatile("" ::: "memory"); // GCC does not know that tiles are loaded from memory
-    if (begin) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, sums, 64);
-        _tile_loadd(1, sums + 256, 64);
-        _tile_loadd(2, sums + 512, 64);
-        _tile_loadd(3, sums + 768, 64);
-    }
-}
-
-INLINE void store_sums(float *sums) {
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + 256, 64);
-    _tile_stored(2, sums + 512, 64);
-    _tile_stored(3, sums + 768, 64);
 }
 
 INLINE vec load_some(const uint16_t *x, long i, long count) {
@@ -164,25 +126,25 @@ typedef struct {
 
 // A panel by a block of x, columns k to end - 1; `next` is the row that the next panel begins with, or -1.
 static void panel_product(const Matrix *m, Cut c, Work work, long row, long next, long k, long end, float *sums) {
-    const long tiles = ceil_div(work.n_end - work.n, SIDE), stride = m->in * sizeof(uint16_t);
-    const long turns = c.pairs * (c.step / DEPTH);
+    const long tiles = ceil_div(work.n_end - work.n, SIDE), turns = c.pairs * (c.step / DEPTH);
     for (long j = k; j < end; j += c.step) {
         const long steps = ceil_div(end - j < c.step ? end - j : c.step, DEPTH);
         const int as_they_lie = m->type == BF16 && row + PANEL <= m->out && j + steps * DEPTH <= m->in;
-        const uint16_t *rows = (const uint16_t *)m->weight + row * m->in + j;
+        const Rows rows = {(const uint16_t *)m->weight + row * m->in + j, m->in, DEPTH};
+        const Rows panel = {work.panel, DEPTH, 2 * TILE};
         Ahead ahead = {};
         if (j + c.step < end) ahead = next_panel(m, row, j + c.step, c.step, turns);
         else if (next >= 0) ahead = next_panel(m, next, k, c.step, turns);
         if (!as_they_lie) pack_weights(m, row, j, steps * DEPTH, work.panel);
         for (long p = 0; p < ceil_div(tiles, 2); p++) {
             const uint16_t *x = work.x + ((j - k) * c.pairs + p * c.step) * 2 * SIDE;
-            const int both = 2 * p + 1 < tiles;
-            load_sums(sums + p * SUMS, j == 0);
-            if (as_they_lie && p == 0 && both) multiply(1, rows, stride, work.panel, x, steps, &ahead);
-            else if (as_they_lie && p == 0) multiply(0, rows, stride, work.panel, x, steps, &ahead);
-            else if (both) multiply(1, NULL, 0, work.panel, x, steps, &ahead);
-            else multiply(0, NULL, 0, work.panel, x, steps, &ahead);
-            store_sums(sums + p * SUMS);
+            const Square y = {sums + p * SUMS, SIDE, 2 * SIDE * SIDE};
+            const int both = 2 * p + 1 < tiles, copies = COPIES && as_they_lie && p == 0;
+            const Rows left = as_they_lie && (copies || !COPIES) ? rows : panel;
+            if (copies && both) add_square(1, left, work.panel, x, steps, j == 0, y, &ahead);
+            else if (copies) add_square(0, left, work.panel, x, steps, j == 0, y, &ahead);
+            else if (both) add_square(1, left, NULL, x, steps, j == 0, y, &ahead);
+            else add_square(0, left, NULL, x, steps, j == 0, y, &ahead);
         }
     }
 }
@@ -259,12 +221,10 @@ void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation
 #pragma omp barrier // before others take their place
         }
     }
-    _tile_release();
+    release();
     _mm_sfence(); // y is written past the caches
 }
 #else
-int has_tiles(void) { return 0; }
-int tiles_are_best(const Matrix *m, int xtype, long rows) { return 0; }
 long tiles_scratch(const Matrix *m, long rows, int activation, int threads) { return 0; }
 void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y) {}
 #endif
