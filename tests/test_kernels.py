@@ -130,7 +130,9 @@ def test_products_of_many_rows(rows: int, threads: int) -> None:
 
 
 @needs_kernels
-@pytest.mark.skipif(not (ops.has_tiles() and kernels.has_fourbit()), reason="needs AVX512-BF16 and AVX512-VNNI")
+@pytest.mark.skipif(
+    not (ops.has_tiles() and kernels.has_fourbit()), reason="needs AVX512-BF16 and AVX512-VNNI"
+)
 @pytest.mark.parametrize("mode", ["bnb.nf4", "bnb.fp4"])
 def test_four_bits_of_many_rows(mode: str, threads: int) -> None:
     for out, width in [(32, 64), (96, 576), (64, 2112)]:
