@@ -1,4 +1,5 @@
-"""A product of few rows with a weight matrix on the CPU: mygpt's kernels against what torch and bitsandbytes have.
+"""A product with a weight matrix on the CPU: mygpt's kernels, for few rows and for many, and what torch and
+bitsandbytes have.
 
 Each shape has enough matrices to exceed the caches, taken in turn, as the layers of a model are; and the ways take
 turns, so that all see the machine in the same state. The numbers are GB/s of weights read (in int8 and in 4 bits
@@ -19,6 +20,7 @@ from report import print_report
 from torch import Tensor
 
 from mygpt import kernels
+from mygpt.kernels.ops import has_tiles
 from mygpt.quantize.kernels import FastFourBitProduct
 from mygpt.quantize.tensors import FourBit
 
@@ -36,6 +38,8 @@ def floats(dtype: torch.dtype) -> tuple[Callable[[tuple[int, int]], Any], dict[s
     ways: dict[str, Product] = {"F.linear": F.linear, "weight first": by_weight_first}
     if kernels.library():
         ways["kernel"] = kernels.linear
+    if dtype is torch.bfloat16 and has_tiles():
+        ways["kernel for many"] = lambda x, w: kernels.multiply_many(x, kernels.matrix(w, None))
     return lambda shape: torch.randn(shape).to(dtype), ways
 
 
@@ -102,7 +106,10 @@ def main() -> None:
             weights = [make(shape) for _ in range(max(2, min(200, int(args.megabytes * 1e6 / size))))]
             for rows in args.rows:
                 x = torch.randn(rows, shape[1]).to(torch.float32 if dtype == "float32" else torch.bfloat16)
-                times = seconds(ways, x, weights, args.repeats)
+                fit = {
+                    name: way for name, way in ways.items() if name != "kernel" or rows <= kernels.MAX_ROWS
+                }
+                times = seconds(fit, x, weights, args.repeats)
                 speeds = {name: round(size / time / 1e9, 1) for name, time in times.items()}
                 results.append({"dtype": dtype, "shape": shape, "rows": rows, **speeds})
                 print(*(f"{key} {value}" for key, value in results[-1].items()), sep="\t", flush=True)
