@@ -49,6 +49,10 @@ class FusedBlock:
             team=team,
         )
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copy of the block makes its own: this one holds the places of the weights in memory."""
+        return type(None), ()
+
     def is_current(self) -> bool:
         """Whether the weights are still those that the kernel was told of."""
         return all(members[name] is member for members, name, member in self.held)

@@ -1,5 +1,6 @@
 """The kernels equal plain PyTorch, whatever shapes, types, strides and threads; without a compiler there are none."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -269,6 +270,23 @@ def test_models(name: str, lengths: list[int], threads: int, monkeypatch: pytest
     with_kernels = steps(model, prompts, lengths, new)
     monkeypatch.setattr(ops, "library", lambda: None)
     check(with_kernels, steps(model, prompts, lengths, new).double())
+
+
+@needs_kernels
+@pytest.mark.skipif(not ops.has_tiles(), reason="needs AVX512-BF16")
+@pytest.mark.parametrize("lengths", [[9], [300], [5, 139, 60]], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.inference_mode()
+def test_models_with_many_rows(name: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near to the same model in float64 as torch's bfloat16 is."""
+    model = random_model(CONFIGS[name], torch.bfloat16)
+    prompts, new = torch.randint(64, (len(lengths), max(lengths))), torch.randint(64, (3, len(lengths)))
+    with_kernels = steps(model, prompts, lengths, new)
+    monkeypatch.setattr(ops, "library", lambda: None)
+    without = steps(model, prompts, lengths, new)
+    reference = steps(copy.deepcopy(model).double(), prompts, lengths, new)
+    ours, torchs = ((y.double() - reference).norm() / reference.norm() for y in (with_kernels, without))
+    assert ours < 1.3 * torchs + 1e-3
 
 
 @needs_kernels
