@@ -22,7 +22,7 @@ _WORK_FOR_MANY = 1 << 16  # numbers
 # Numbers as in vectors.h.
 TYPES: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 _INT8, _FOURBIT = 2, 3
-_BY_UNIT, _BY_VECTORS = 1, 2  # TILES of tiles.h
+_BY_UNIT, _BY_VECTORS = 1, 2  # as in tiles.h
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 _NO_GATE = 2
 

@@ -9,10 +9,11 @@
 #define SUMS (4 * SIDE * SIDE)
 #define MOST_STEP 640         // columns of a panel: 40 KiB
 #define MOST_BLOCK (1L << 19) // numbers of a block of x: 1 MiB
+#define MOST_CACHED (1L << 19) // numbers of y
 #define MOST_TILES 16         // of 16 rows, in a block of x; with quantized weights twice that, for each block takes
                               // dequantizing them once more
 
-#if TILES == 1
+#if TILES == BY_UNIT
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -51,14 +52,17 @@ typedef struct {
     long step;   // columns of a panel
     long halves; // 2 where a gate stands above what it is for
     long width;  // rows of weights in each
+    int streams; // whether y is so large that it is written past the caches
 } Cut;
 
 static Cut cut(const Matrix *m, long rows, int activation, int threads) {
     Cut c = {.tiles = ceil_div(rows, SIDE), .parts = 1, .halves = activation == NO_GATE ? 1 : 2};
     c.width = m->out / c.halves;
+    c.streams = rows * c.width >= MOST_CACHED;
     const long needed = ceil_div(c.tiles, m->type == BF16 ? MOST_TILES : 2 * MOST_TILES);
-    for (long parts = 2; parts <= needed && parts <= threads && TILES == 1; parts++)
-        if (threads % parts == 0) c.parts = parts; // or arithmetic is what takes time, and parts are less equal than panels
+    // Parts are less equal than panels, but all of them need the same weights at the same time.
+    for (long parts = 2; parts <= needed && parts <= threads && TILES == BY_UNIT; parts++)
+        if (threads % parts == 0) c.parts = parts;
     c.blocks = ceil_div(needed, c.parts) * c.parts;
     c.pairs = ceil_div(ceil_div(c.tiles, c.blocks), 2);
     c.depth = even_part(m->in, MOST_BLOCK / (2 * c.pairs * SIDE), DEPTH);
@@ -161,7 +165,7 @@ static void finish(const Matrix *m, Cut c, Work work, long o, int activation, co
         }
         for (long i = 0; i < SIDE && n + i < work.n_end; i++) {
             uint16_t *to = y + (n + i) * c.width + o;
-            if (count == PANEL && (uintptr_t)to % 64 == 0) _mm512_stream_si512((void *)to, (__m512i)lines[i]);
+            if (c.streams && count == PANEL && (uintptr_t)to % 64 == 0) _mm512_stream_si512((void *)to, (__m512i)lines[i]);
             else memcpy(to, lines + i, count * sizeof(uint16_t));
         }
     }

@@ -7,6 +7,9 @@
 #define DEPTH 32            // bfloat16 numbers in a row of a tile
 #define TILE (SIDE * DEPTH) // numbers
 
+#define BY_UNIT 1 // what multiplies tiles; ops.py has the same
+#define BY_VECTORS 2
+
 INLINE long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
 // The factor that stands as it lies in memory: numbers between its rows, and between steps of 32 columns.
@@ -21,7 +24,7 @@ typedef struct {
     long row, beside;
 } Square;
 
-// What is read next but one, fetched bit by bit.
+// What is read next, fetched bit by bit.
 typedef struct {
     const char *line, *end; // of a row
     long stride, row_bytes, rows;
@@ -40,7 +43,7 @@ INLINE void fetch(Ahead *a) {
 }
 
 #ifdef __AMX_BF16__
-#define TILES 1
+#define TILES BY_UNIT
 #define COPIES 1 // it takes tiles of rows that lie far apart slowly
 
 // y += left (32 rows) times right, (steps, 2) tiles, of which only the first count unless `both`; or y = that, to begin.
@@ -96,7 +99,7 @@ INLINE void configure(void) {
 }
 
 #elif defined __AVX512BF16__ && defined __AVX512BW__
-#define TILES 2
+#define TILES BY_VECTORS
 #define COPIES 0
 #define AT_ONCE 8 // rows of `left`: with two columns each, as many sums as the registers hold
 
