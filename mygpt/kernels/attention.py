@@ -38,11 +38,11 @@ def attends(qk: Tensor, keys: Tensor, window: int) -> bool:
 def attends_tokens(x: Tensor, keys: Tensor, window: int) -> bool:
     """The same of tokens x (B, T, …). Several of each sequence take the matrix unit."""
     dim = keys.shape[-1]
-    if keys.dtype is not x.dtype or dim > MAX_DIM:
+    if not fits_many(x) or keys.dtype is not x.dtype or dim > MAX_DIM:
         return False
     if x.shape[1] == 1:
         return dim % 16 == 0 and fits(x)
-    return x.dtype is torch.bfloat16 and dim % 32 == 0 and not window and fits_many(x) and has_tiles()
+    return x.dtype is torch.bfloat16 and dim % 32 == 0 and not window and has_tiles()
 
 
 def attend(qk: Tensor, v: Tensor, call: Attention) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mygpt.kernels.attention import Attention, attends_tokens
-from mygpt.kernels.ops import ACTIVATIONS, Matrix, fits, fits_many, has_tiles, loaded, max_rows
+from mygpt.kernels.ops import ACTIVATIONS, Matrix, fits, has_tiles, loaded, max_rows
 from mygpt.kernels.team import Team
 
 _MOST_NUMBERS = 1 << 22  # of x: 2048 tokens of a model of 2048
@@ -74,6 +74,7 @@ def fits_block(x: Tensor, keys: Tensor, window: int) -> bool:
     With more rows than `max_rows` or several tokens of a sequence it is for the matrix unit alone. What it holds in
     between is kept for the next call, so there are limits.
     """
+    if not attends_tokens(x, keys, window):
+        return False
     few = x.shape[1] == 1 and len(x) <= max_rows(x.dtype) and fits(x)
-    many = x.dtype is torch.bfloat16 and x.numel() <= _MOST_NUMBERS and fits_many(x) and has_tiles()
-    return (few or many) and attends_tokens(x, keys, window)
+    return few or (x.dtype is torch.bfloat16 and x.numel() <= _MOST_NUMBERS and has_tiles())

@@ -50,11 +50,14 @@ class Matrix(ctypes.Structure):
 
 def fits(x: Tensor) -> bool:
     """Whether kernels for few tokens can work on x: see `fits_many`."""
-    return x.numel() <= _MOST_NUMBERS and fits_many(x)
+    return fits_many(x) and x.numel() <= _MOST_NUMBERS
 
 
 def fits_many(x: Tensor) -> bool:
-    """Whether kernels can work on x: it is on a CPU that has kernels, and nothing records what is done to it."""
+    """Whether kernels can work on x: it is on a CPU that has kernels, and nothing records what is done to it.
+
+    To be asked before anything about x's sizes: each such question is a guard in compiled code.
+    """
     return (
         not torch.compiler.is_compiling()
         and x.is_cpu
@@ -114,9 +117,9 @@ def has_tiles() -> bool:
 
 def fits_tiles(x: Tensor, weight: Tensor | None = None) -> bool:
     """Whether `multiply_many` takes x (…, in), and weight (out, in): bfloat16, more rows than other kernels are for."""
-    many = x.numel() > MAX_ROWS * x.shape[-1]
-    plain = weight is None or _is_plain(weight, x.dtype)
-    return many and plain and x.dtype is torch.bfloat16 and fits_many(x) and has_tiles()
+    if not (x.dtype is torch.bfloat16 and fits_many(x) and has_tiles()):
+        return False
+    return x.numel() > MAX_ROWS * x.shape[-1] and (weight is None or _is_plain(weight, x.dtype))
 
 
 def multiply_many(x: Tensor, matrix: Matrix, activation: str | None = None) -> Tensor:

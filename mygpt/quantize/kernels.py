@@ -138,7 +138,7 @@ class FastFourBitProduct(Product):
         n, k = self.shape
         flat = x.reshape(-1, k).bfloat16()
         # of few rows of float32 bitsandbytes' kernel loses less: it does not round the weights
-        if (len(flat) >= MANY_ROWS or x.dtype is flat.dtype) and kernels.fits_tiles(flat):
+        if kernels.fits_tiles(flat) and (len(flat) >= MANY_ROWS or x.dtype is flat.dtype):
             matrix = kernels.fourbit_matrix(self.rows, self.absmax, self.levels)
             return kernels.multiply_many(flat, matrix).view(*x.shape[:-1], n).to(x.dtype)
         if torch.compiler.is_compiling():
