@@ -195,7 +195,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("safetensors", "float32", 768, 0),
         ("safetensors", "bfloat16", 384, 0),
         ("safetensors", "bfloat16,float32", 576, 0),  # what is kept must not hold the mapping of what is cast
-        ("bin", "float32", 768, 192),  # _REMAP_BYTES, and copies on the way; 384 if it stayed mapped
+        ("bin", "float32", 768, 128),  # _REMAP_BYTES, and copies on the way
         ("bin", "bfloat16", 384, 128),
         ("bin", "bfloat16,float32", 576, 280),  # holes in the heap too; 384 more if it stayed mapped
     ],
@@ -204,9 +204,10 @@ def test_memory_stays_near_what_is_kept(large: Path, form: str, dtypes: str, kep
     """The mapped source of a cast tensor counts as memory too: 384 MiB more if it stayed mapped to the end."""
     if form == "bin" and (large / "model.safetensors").exists():
         to_bin(large)
-    child = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(large), dtypes], check=True, capture_output=True, text=True
-    )
+    # Fixed: glibc's own threshold moves with what was freed, and one time in ten its heap keeps 100 MiB more.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    command = [sys.executable, "-c", MEMORY, str(large), dtypes]
+    child = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     transient = (
         32 + 16 + slack
     )  # the float copy made to touch it, one source tensor, what the allocator keeps
