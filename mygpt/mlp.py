@@ -32,12 +32,11 @@ class GatedMLP(nn.Module):
         gate_up = self.gate_up
         if type(gate_up) is FusedLinear and kernels.fits_gated(x, gate_up.weight, self.activation_name):
             return kernels.gated_linear(x, gate_up.weight, gate_up.bias, self.activation_name)
-        if self.activation_name in kernels.ACTIVATIONS and isinstance(gate_up, FusedLinear):
-            matrix = gate_up.tile_matrix(x)
-            if matrix is not None:
-                return kernels.multiply_many(x, matrix, self.activation_name)
+        known = self.activation_name in kernels.ACTIVATIONS
+        if known and (matrix := gate_up.tile_matrix(x)) is not None:
+            return kernels.multiply_many(x, matrix, self.activation_name)
         both = gate_up(x)
-        if self.activation_name in kernels.ACTIVATIONS and kernels.fits_many(both):
+        if known and kernels.fits_many(both):
             return kernels.gate(both, self.activation_name)
         gate, up = gate_up.split(both)
         return self.activation(gate) * up

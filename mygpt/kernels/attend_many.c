@@ -12,11 +12,11 @@
 typedef struct {
     float scores[CHUNK * TOKENS];
     uint16_t weights[CHUNK * TOKENS]; // tiles
-    float most[TOKENS], factors[TOKENS];
+    float factors[TOKENS];
     float *sums;                      // (G, 2, TOKENS): the maximum so far, and the sum of weights relative to it
     float *y;                         // (G, 2, D, 16): two tiles' tokens, not yet divided by these sums
     uint16_t *queries;                // (G, D / 32, 2) tiles
-    uint16_t *keys, *values;          // (CHUNK, D), where the cache ends before; (D / 16, CHUNK / 32) tiles
+    uint16_t *keys, *values;          // (CHUNK, D), where the cache ends before; (D / 32, CHUNK / 32, 2) tiles
     uint16_t *rotated;                // (TOKENS, D)
 } Work;
 
@@ -77,7 +77,7 @@ static void pack_values(const uint16_t *values, long count, long dim, long steps
                 pairs[i] = (ivec)(__builtin_convertvector(first, uvec) | __builtin_convertvector(second, uvec) << 16);
             }
             transpose(pairs);
-            memcpy(tiles + (d / 32 * steps + s) * 2 * TILE + d / SIDE % 2 * TILE, pairs, sizeof pairs);
+            memcpy(tiles + (d / DEPTH * steps + s) * 2 * TILE + d / SIDE % 2 * TILE, pairs, sizeof pairs);
         }
 }
 

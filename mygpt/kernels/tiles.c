@@ -75,17 +75,18 @@ static long first_tile(Cut c, long block) { return c.tiles * block / c.blocks; }
 // Numbers of a packed block of x. A step of it: its pairs of tiles, of each 32 columns after the others.
 static long block_numbers(Cut c) { return ceil_div(c.depth, c.step) * c.step * c.pairs * 2 * SIDE; }
 
-// Sums of a panel and the rows of a block: each thread has those of one, or where the columns come in several turns all
-// panels have theirs.
+// Sums of a panel and the rows of a block: each thread has those of one, or where the columns come in several turns each
+// part has those of all.
 static long panel_sums(Cut c) { return c.pairs * SUMS; }
-static long all_sums(const Matrix *m, Cut c, int threads) {
-    return c.halves * panel_sums(c) * (m->in > c.depth ? c.parts * ceil_div(c.width, PANEL) : threads);
+static long own_sums(const Matrix *m, Cut c) {
+    return c.halves * panel_sums(c) * (m->in > c.depth ? ceil_div(c.width, PANEL) : 1);
 }
+static long owners(const Matrix *m, Cut c, int threads) { return m->in > c.depth ? c.parts : threads; }
 
 long tiles_scratch(const Matrix *m, long rows, int activation, int threads) {
     const Cut c = cut(m, rows, activation, threads);
     const long numbers = c.parts * block_numbers(c) + threads * PANEL * c.step;
-    return all_sums(m, c, threads) * sizeof(float) + numbers * sizeof(uint16_t);
+    return owners(m, c, threads) * own_sums(m, c) * sizeof(float) + numbers * sizeof(uint16_t);
 }
 
 INLINE vec load_some(const uint16_t *x, long i, long count) {
@@ -206,11 +207,10 @@ void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation
     const int threads = omp_get_num_threads(), me = omp_get_thread_num();
     const Cut c = cut(m, rows, activation, threads);
     const long team = threads / c.parts, part = me / team, rounds = c.blocks / c.parts;
-    const long shared = m->in > c.depth ? c.parts : threads;
     float *sums = scratch;
-    uint16_t *packed = (uint16_t *)(sums + all_sums(m, c, threads));
+    uint16_t *packed = (uint16_t *)(sums + owners(m, c, threads) * own_sums(m, c));
     Work work = {.x = packed + part * block_numbers(c)};
-    work.sums = sums + (m->in > c.depth ? part : me) * (all_sums(m, c, threads) / shared);
+    work.sums = sums + (m->in > c.depth ? part : me) * own_sums(m, c);
     work.panel = packed + c.parts * block_numbers(c) + me * PANEL * c.step;
     share_of(c.width, PANEL, me % team, team, &work.o, &work.o_end);
     configure();

@@ -177,7 +177,7 @@ long fourbit_scratch(long in); // the same of 4-bit weights
 void fourbit_prepare(const void *x, long rows, long in, void *packed);
 void fourbit_tile(const Matrix *m, const void *packed, long rows, long o, float *result);
 
-int has_tiles(void); // whether this CPU has a matrix unit, and the system lets us use it, which it is asked here
+int has_tiles(void); // BY_UNIT or BY_VECTORS of tiles.h, or 0; asks the system to let us use the matrix unit
 int tiles_are_best(const Matrix *m, int xtype, long rows);
 long tiles_scratch(const Matrix *m, long rows, int activation, int threads); // bytes
 void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y);
