@@ -64,15 +64,23 @@ def imported(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         for name in names:
             head, _, rest = name.partition(".")
-            if head == "mygpt" and rest and (part := rest.split(".")[0]) in LEVEL:
+            if head == "mygpt" and (part := part_of(rest)):
                 parts.add(part)
     return parts
 
 
+def part_of(name: str) -> str | None:
+    """The part that a module belongs to: itself, or the nearest package that has a layer."""
+    while name and name not in LEVEL:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_downwards(path: Path) -> None:
-    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert part in LEVEL, f"{part} has no place in the house: give it a layer here and in CONTRIBUTING.md"
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    part = part_of(name.removesuffix(".__init__"))
+    assert part, f"{name} has no place in the house: give it a layer here and in CONTRIBUTING.md"
     above = {name for name in imported(path) if LEVEL[name] > LEVEL[part]}
     assert not above, f"{part} imports {above}, which stand above it"
 
