@@ -25,7 +25,7 @@ from report import print_report
 
 from mygpt import LLM
 from mygpt.generation import Drafter
-from mygpt.model import GPT
+from mygpt.model.gpt import GPT
 from mygpt.options import Sampling
 from mygpt.speculate import ModelDrafter, NGramDrafter
 

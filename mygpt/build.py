@@ -9,10 +9,10 @@ import torch
 
 from mygpt import fp8, kernels, mxfp4
 from mygpt.checkpoint import Checkpoint
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families import quantization_method, read_config
-from mygpt.model import GPT
+from mygpt.model.config import Config
+from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES, cast, pick_precision
 from mygpt.parallel.placement import Placement

@@ -19,20 +19,20 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from mygpt.cache import GROWTH, KVCache, LayerCache
-from mygpt.config import Config
-from mygpt.context import Places
 from mygpt.cuda_graphs import StepGraphs
 from mygpt.errors import InputError
 from mygpt.folders import cache_folder
-from mygpt.model import GPT
-from mygpt.moe import MoE
+from mygpt.model.config import Config
+from mygpt.model.forward_context import Places
+from mygpt.model.gpt import GPT
+from mygpt.model.kv_cache import GROWTH, KVCache, LayerCache
+from mygpt.model.moe import MoE
+from mygpt.model.rope import RotaryEmbedding
+from mygpt.model.steady_context import SteadyPlaces
 from mygpt.parallel import is_follower
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.quantize.kernels import EightBitProduct
-from mygpt.rope import RotaryEmbedding
-from mygpt.steady import SteadyPlaces
 
 # Tokens of the prompts that are compiled with: some products have ways of their own for few rows.
 MANY, FEW = 80, 5

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mygpt.cache import KVCache
 from mygpt.completion import Timing, speculation
 from mygpt.decode import keep_common_prefix
 from mygpt.errors import ContextOverflowError, InputError
+from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types
 from mygpt.prompt_styles import PLAIN
 from mygpt.prompts import Prompter

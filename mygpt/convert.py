@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mygpt.checkpoint import Checkpoint
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.families.base import Family
-from mygpt.linear import Linear
-from mygpt.model import GPT
+from mygpt.model.config import Config
+from mygpt.model.gpt import GPT
+from mygpt.model.linear import Linear
 from mygpt.quantize.linear import quantizable, weight_names
 from mygpt.quantize.modes import Mode, quantization_config
 from mygpt.quantize.stored import write

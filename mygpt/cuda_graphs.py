@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from mygpt.cache import KVCache, LayerCache
-from mygpt.model import GPT
-from mygpt.steady import SteadyPlaces
+from mygpt.model.gpt import GPT
+from mygpt.model.kv_cache import KVCache, LayerCache
+from mygpt.model.steady_context import SteadyPlaces
 
 # Runs a function once, and gives one that does again all that it did on the device, to the same tensors.
 Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]

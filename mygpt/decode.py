@@ -12,10 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mygpt.cache import KVCache
 from mygpt.generation import Chooser, Drafter, Drafts, Generation
+from mygpt.model.kv_cache import KVCache
+from mygpt.model.rope import RotaryEmbedding
 from mygpt.options import Sampling
-from mygpt.rope import RotaryEmbedding
 
 # Tokens a sequence that one forward pass of the prefill takes: what bounds the size of its masks.
 PREFILL_CHUNK = 1024

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mygpt.cache import KVCache
 from mygpt.completion import Completion, Timing, complete
-from mygpt.config import Config
 from mygpt.decode import decode
 from mygpt.errors import InputError
 from mygpt.generation import MAX_DRAFT, Drafter, Generation
 from mygpt.load import Loaded, load
+from mygpt.model.config import Config
+from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, LoadOptions, Sampling, check_one_drafter
 from mygpt.prompts import Prompter
 from mygpt.speculate import ModelDrafter, make_drafter

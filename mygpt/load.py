@@ -16,7 +16,7 @@ from mygpt.completion import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
 from mygpt.hub import resolve
-from mygpt.model import GPT
+from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.channel import Channel, Leader, follow
 from mygpt.parallel.placement import choose_placement

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from mygpt.build import empty_model, pick_mode
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families import read_config
-from mygpt.model import GPT
+from mygpt.model.config import Config
+from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES, free_host_bytes, pick_devices
 from mygpt.parallel.placement import choose_strategy

@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from mygpt.cache import KVCache
-from mygpt.config import Config
 from mygpt.decode import Model, prefill
 from mygpt.errors import InputError
 from mygpt.generation import Chooser, Drafter, Drafts, Generation
+from mygpt.model.config import Config
+from mygpt.model.kv_cache import KVCache
 from mygpt.options import SPECULATIONS, Sampling
 
 # Lengths of what is looked up in the text, in the order that they are tried.

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from mygpt.attention import OwnHeadNorm
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.base import Family
-from mygpt.linear import FusedLinear, Linear
+from mygpt.model.attention import OwnHeadNorm
+from mygpt.model.config import Config
+from mygpt.model.linear import FusedLinear, Linear
 from mygpt.quantize.linear import QuantizedLinear
 from mygpt.quantize.tensors import Quantized
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mygpt.config import Config
 from mygpt.decode import PREFILL_CHUNK
-from mygpt.linear import Linear
-from mygpt.moe import MoE
+from mygpt.model.config import Config
+from mygpt.model.linear import Linear
+from mygpt.model.moe import MoE
 from mygpt.quantize.linear import QuantizedLinear
 
 STREAMS = 8  # copies of the residual stream, some of them in float32, that norms and sums need at once

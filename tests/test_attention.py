@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mygpt.attention import attend, attend_with_sinks
-from mygpt.context import Mask
+from mygpt.model.attention import attend, attend_with_sinks
+from mygpt.model.forward_context import Mask
 
 
 def random_heads(new: int, seen: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:

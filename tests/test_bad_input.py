@@ -650,7 +650,7 @@ def test_a_failure_while_running_is_exit_code_1(
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate\n7 GiB")
 
-    monkeypatch.setattr("mygpt.model.GPT.allocate_cache", full)
+    monkeypatch.setattr("mygpt.model.gpt.GPT.allocate_cache", full)
     capfd.readouterr()
     assert main(generate(models / "llama")) == 1
     out, err = capfd.readouterr()

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mygpt import kernels
-from mygpt.cache import KVCache, LayerShape
-from mygpt.config import Config, RopeConfig
 from mygpt.kernels import build, ops
-from mygpt.model import GPT
+from mygpt.model.config import Config, RopeConfig
+from mygpt.model.gpt import GPT
+from mygpt.model.kv_cache import KVCache, LayerShape
+from mygpt.model.rope import rotate
 from mygpt.quantize.kernels import FastFourBitProduct, to_row_groups
 from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import quantize
-from mygpt.rope import rotate
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no kernels on this machine")
 DTYPES = [torch.float32, torch.bfloat16]

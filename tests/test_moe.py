@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.config import Config, MoEConfig, RopeConfig
 from mygpt.errors import InputError
 from mygpt.families import read_config
-from mygpt.moe import MoE
+from mygpt.model.config import Config, MoEConfig, RopeConfig
+from mygpt.model.moe import MoE
 from tests.families.variants import variant
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}

@@ -17,7 +17,7 @@ from mygpt.build import build, empty_model
 from mygpt.checkpoint import open_checkpoint
 from mygpt.decode import prefill
 from mygpt.families import read_config
-from mygpt.model import GPT
+from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions, Sampling
 from mygpt.parallel.devices import DTYPES, mover
 from mygpt.parallel.placement import Placement

@@ -19,7 +19,7 @@ from mygpt.convert import convert
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.kernels import ops
-from mygpt.model import GPT
+from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES
 from mygpt.parallel.placement import Placement

@@ -10,7 +10,7 @@ from mygpt.build import build
 from mygpt.checkpoint import open_checkpoint
 from mygpt.convert import convert
 from mygpt.families import read_config
-from mygpt.model import GPT
+from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from mygpt.quantize.kernels import make_products

@@ -15,7 +15,7 @@ from mygpt.options import COMMAND_STRATEGIES, LoadOptions, PlanOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mygpt.config import Config
+    from mygpt.model.config import Config
     from mygpt.plan import Plan
     from mygpt.workspace import Workload
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
+from mygpt.model.config import Config
 from mygpt.quantize.modes import stored_mode
 from mygpt.tokenizer_files import read_json
 

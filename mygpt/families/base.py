@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.fields import Fields
+from mygpt.model.config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor

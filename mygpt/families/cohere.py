@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families import interleaved
 from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
 from mygpt.families.llama import SKIPPED, read_llama
+from mygpt.model.config import Config
 
 _DEFAULTS = {"tie_word_embeddings": True, "max_position_embeddings": 8192}
 

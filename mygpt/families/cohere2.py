@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families import interleaved
 from mygpt.families.base import Family
 from mygpt.families.cohere import read_cohere
 from mygpt.families.fields import Fields
 from mygpt.families.llama import SKIPPED
+from mygpt.model.config import Config
 
 
 def _read_config(fields: Fields) -> Config:

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families import latent_fields, llama
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
+from mygpt.model.config import Config
 
 _DEFAULTS = {
     "first_k_dense_replace": 3,

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import SKIPPED, read_llama
 from mygpt.families.olmo2 import NAMES
+from mygpt.model.config import Config
 
 
 def _read_config(fields: Fields) -> Config:

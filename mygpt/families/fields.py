@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mygpt.config import Activation
 from mygpt.errors import InputError
+from mygpt.model.config import Activation
 
 _REQUIRED = object()
 

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
+from mygpt.model.config import Config
 
 # The first files said "gelu" and meant its tanh approximation; transformers reads them so too.
 _LEGACY_ACTIVATION = {"gelu": "gelu_pytorch_tanh"}

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families import llama
 from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
 from mygpt.families.gemma import read_gemma
 from mygpt.families.llama import SKIPPED
+from mygpt.model.config import Config
 
 NAMES: dict[str, str | Split] = {
     **llama.NAMES,

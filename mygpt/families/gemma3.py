@@ -1,10 +1,10 @@
 """Gemma 3 with images (arXiv:2503.19786), of which the language model is read."""
 
-from mygpt.config import Config
 from mygpt.families import gemma3_text
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.multimodal import SKIPPED, text_fields, text_names
+from mygpt.model.config import Config
 
 
 def _read_config(fields: Fields) -> Config:

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families import interleaved
 from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
 from mygpt.families.llama import SKIPPED, read_llama
 from mygpt.families.phi3 import split_gate_up
+from mygpt.model.config import Config
 
 # Also those of GLM-4-0414.
 NAMES: dict[str, str | Split] = {

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.glm import NAMES, read_glm
 from mygpt.families.llama import SKIPPED
+from mygpt.model.config import Config
 
 
 def _read_config(fields: Fields) -> Config:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mygpt.config import Config, RopeConfig
 from mygpt.errors import InputError
 from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
+from mygpt.model.config import Config, RopeConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

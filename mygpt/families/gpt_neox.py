@@ -1,9 +1,9 @@
 """GPT-NeoX (arXiv:2204.06745): Pythia, StableLM-alpha, RedPajama-INCITE, Dolly."""
 
-from mygpt.config import Config
 from mygpt.families.base import Family, Split, split_grouped_qkv
 from mygpt.families.fields import Fields
 from mygpt.families.rope_fields import context_length, read_rope
+from mygpt.model.config import Config
 
 
 def _read_config(fields: Fields) -> Config:

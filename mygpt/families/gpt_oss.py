@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mygpt.config import ClampedSwiGLU, Config, MoEConfig
 from mygpt.families import llama, moe_fields
 from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
+from mygpt.model.config import ClampedSwiGLU, Config, MoEConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

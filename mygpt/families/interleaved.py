@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mygpt.config import Config
 from mygpt.families import llama
 from mygpt.families.base import Split
+from mygpt.model.config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor

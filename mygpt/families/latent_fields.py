@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mygpt.config import Config, LatentConfig, MoEConfig, RouterType
 from mygpt.errors import InputError
 from mygpt.families import interleaved, llama, moe_fields
 from mygpt.families.base import Split
 from mygpt.families.fields import Fields
 from mygpt.families.rope_fields import yarn_score_factor
+from mygpt.model.config import Config, LatentConfig, MoEConfig, RouterType
 
 if TYPE_CHECKING:
     from torch import Tensor

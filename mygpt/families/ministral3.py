@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config, QueryScaling
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED
 from mygpt.families.mistral import read_mistral
+from mygpt.model.config import Config, QueryScaling
 
 _BETA = "llama_4_scaling_beta"
 # Of transformers' Ministral3Config, where they are unlike Llama's.

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
+from mygpt.model.config import Config
 
 # A file without the window's key means the first model's; null means none.
 _DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096}

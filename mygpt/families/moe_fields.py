@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mygpt.config import Config, MoEConfig
 from mygpt.families.base import Split
 from mygpt.families.fields import Fields
+from mygpt.model.config import Config, MoEConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

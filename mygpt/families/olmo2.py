@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families import llama
 from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
+from mygpt.model.config import Config
 
 # Also those of OLMo 3 and EXAONE 4.
 NAMES: dict[str, str | Split] = {

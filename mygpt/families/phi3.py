@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mygpt.config import Config
 from mygpt.families.base import Family, Split
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
+from mygpt.model.config import Config
 
 if TYPE_CHECKING:
     from torch import Tensor

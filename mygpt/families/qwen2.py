@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
+from mygpt.model.config import Config
 
 
 def read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:

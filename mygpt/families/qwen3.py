@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 from mygpt.families.qwen2 import read_windows
+from mygpt.model.config import Config
 
 _DEFAULTS = {"head_dim": 128, "max_position_embeddings": 32_768}
 

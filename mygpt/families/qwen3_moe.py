@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families import llama, moe_fields, qwen3
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
+from mygpt.model.config import Config
 
 _DEFAULTS = {"num_key_value_heads": 4, "max_position_embeddings": 32_768}
 

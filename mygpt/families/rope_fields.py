@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from mygpt.config import RopeConfig, RopeType
 from mygpt.errors import InputError
 from mygpt.families.fields import Fields
+from mygpt.model.config import RopeConfig, RopeType
 
 # The keys that may stand beside `rope_type`. One that is not here may change the mathematics: refused.
 _ROPE_KEYS: dict[RopeType, tuple[str, ...]] = {

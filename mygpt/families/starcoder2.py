@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mygpt.config import Config
 from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
+from mygpt.model.config import Config
 
 _DEFAULTS = {"num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True}
 

@@ -87,7 +87,7 @@ def attention_call(
 
     Args:
         heads: of the queries.
-        tables: cos and sin (B, T, 1, R) as `mygpt.rope.rotate` takes them; None: nothing is rotated.
+        tables: cos and sin (B, T, 1, R) as `mygpt.model.rope.rotate` takes them; None: nothing is rotated.
         cache: keys and values (B, K, S, D).
         slots: the token at position p stands in slot p modulo this.
         positions: (B, T) int64 of the new tokens.

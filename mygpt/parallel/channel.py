@@ -19,11 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mygpt.cache import KVCache
 from mygpt.completion import peak_memory_bytes
-from mygpt.config import Config
+from mygpt.model.config import Config
+from mygpt.model.kv_cache import KVCache
+from mygpt.model.rope import RotaryEmbedding
 from mygpt.parallel.ranks import Ranks
-from mygpt.rope import RotaryEmbedding
 
 
 class RankModel(Protocol):

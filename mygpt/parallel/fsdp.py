@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from mygpt.context import Places
-from mygpt.model import GPT
+from mygpt.model.forward_context import Places
+from mygpt.model.gpt import GPT
 from mygpt.weights import Place, Slot, Weight
 
 

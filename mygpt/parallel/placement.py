@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from mygpt.collectives import Collectives
-from mygpt.config import Config
 from mygpt.errors import InputError
-from mygpt.model import GPT
+from mygpt.model.config import Config
+from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import free_bytes, mover, pick_devices
 from mygpt.parallel.ranks import Ranks, launch, make_team

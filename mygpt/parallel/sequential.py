@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mygpt.cache import KVCache
-from mygpt.context import Places
 from mygpt.errors import InputError
-from mygpt.model import GPT
+from mygpt.model.forward_context import Places
+from mygpt.model.gpt import GPT
+from mygpt.model.kv_cache import KVCache
 from mygpt.quantize.linear import QuantizedLinear, quantized_bytes
 
 # Tokens whose keys and values are counted in when layers are shared out.

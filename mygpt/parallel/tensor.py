@@ -14,14 +14,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mygpt.attention import Attention, OwnHeadNorm, QKNorm
 from mygpt.collectives import AddUp, Collectives
-from mygpt.config import Config
 from mygpt.errors import InputError
-from mygpt.latent_attention import LatentAttention, LowRankLinear
-from mygpt.linear import Embedding, FusedLinear, Linear
-from mygpt.mlp import MLP, GatedMLP
-from mygpt.model import GPT
+from mygpt.model.attention import Attention, OwnHeadNorm, QKNorm
+from mygpt.model.config import Config
+from mygpt.model.gpt import GPT
+from mygpt.model.latent_attention import LatentAttention, LowRankLinear
+from mygpt.model.linear import Embedding, FusedLinear, Linear
+from mygpt.model.mlp import MLP, GatedMLP
 from mygpt.weights import Weight
 
 

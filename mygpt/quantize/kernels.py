@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.linear import linear
+from mygpt.model.linear import linear
 from mygpt.quantize.library import bitsandbytes, has_fast_cpu_kernel
 from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
 

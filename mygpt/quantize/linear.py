@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.linear import FusedLinear, Linear
+from mygpt.model.linear import FusedLinear, Linear
 from mygpt.quantize.kernels import FastFourBitProduct, Product, make_products
 from mygpt.quantize.modes import Mode
 from mygpt.quantize.tensors import BLOCK_SIZE, NESTED_BLOCK_SIZE, FourBit, Quantized, quantize

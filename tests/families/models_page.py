@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from mygpt.config import Config
 from mygpt.families import FAMILIES, read_config
 from mygpt.families.rope_fields import _known_ropes
+from mygpt.model.config import Config
 from tests.families.variants import VARIANTS
 
 PAGE = Path(__file__).parents[2] / "tutorials" / "models.md"

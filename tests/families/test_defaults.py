@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from transformers import CONFIG_MAPPING
 
-from mygpt.config import Config
 from mygpt.families import FAMILIES, read_config
+from mygpt.model.config import Config
 
 REQUIRED = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
 REQUIRED |= {"model_type", "num_local_experts", "num_experts", "moe_intermediate_size"}

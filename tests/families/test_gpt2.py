@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from mygpt import LLM
 from mygpt.errors import InputError
-from mygpt.model import GPT
+from mygpt.model.gpt import GPT
 from tests.families.variants import variant
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import fields
 
-from mygpt.config import Config
 from mygpt.families import FAMILIES
+from mygpt.model.config import Config
 from tests.families.models_page import FEATURES, NO_FEATURES, PAGE, renewed
 from tests.families.variants import VARIANTS
 

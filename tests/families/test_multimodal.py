@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mygpt import LLM
-from mygpt.config import QueryScaling
 from mygpt.errors import InputError
 from mygpt.families import read_config
+from mygpt.model.config import QueryScaling
 from tests.families.variants import variant
 
 PREFIXES = (  # the Hub's, and transformers 5's

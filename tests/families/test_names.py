@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mygpt.families import FAMILIES, read_config
-from mygpt.model import GPT
+from mygpt.model.gpt import GPT
 from mygpt.weights import slots, translated
 from tests.families.variants import VARIANTS, Variant
 

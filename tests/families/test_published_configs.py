@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from mygpt.config import Config
 from mygpt.errors import InputError
 from mygpt.families import read_config
+from mygpt.model.config import Config
 
 
 def config(model_type: str, layers: int, heads: int, width: int, **changes: Any) -> Config:

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.attention import Attention
-from mygpt.cache import KVCache, LayerCache
-from mygpt.config import Config, Residual
-from mygpt.context import Context, Places
-from mygpt.fused import FusedBlock, fuse
-from mygpt.latent_attention import LatentAttention
-from mygpt.linear import Embedding, Linear, linear
-from mygpt.mlp import MLP, make_gated_mlp
-from mygpt.moe import MoE
-from mygpt.norm import make_norm
-from mygpt.rope import RotaryEmbedding
+from mygpt.model.attention import Attention
+from mygpt.model.config import Config, Residual
+from mygpt.model.forward_context import Context, Places
+from mygpt.model.fused_block import FusedBlock, fuse
+from mygpt.model.kv_cache import KVCache, LayerCache
+from mygpt.model.latent_attention import LatentAttention
+from mygpt.model.linear import Embedding, Linear, linear
+from mygpt.model.mlp import MLP, make_gated_mlp
+from mygpt.model.moe import MoE
+from mygpt.model.norm import make_norm
+from mygpt.model.rope import RotaryEmbedding
 
 
 class GPT(nn.Module):

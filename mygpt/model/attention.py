@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.cache import LayerCache, LayerShape
-from mygpt.config import Config
-from mygpt.context import Context, Mask
-from mygpt.linear import FusedLinear, Linear
-from mygpt.norm import make_norm
-from mygpt.rope import rotate
+from mygpt.model.config import Config
+from mygpt.model.forward_context import Context, Mask
+from mygpt.model.kv_cache import LayerCache, LayerShape
+from mygpt.model.linear import FusedLinear, Linear
+from mygpt.model.norm import make_norm
+from mygpt.model.rope import rotate
 
 
 class Attention(nn.Module):

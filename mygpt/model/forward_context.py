@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mygpt.config import Config, QueryScaling
-from mygpt.rope import RotaryEmbedding
+from mygpt.model.config import Config, QueryScaling
+from mygpt.model.rope import RotaryEmbedding
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mygpt.config import Config, MoEConfig
-from mygpt.linear import Linear
-from mygpt.mlp import GatedMLP, make_gated_mlp
-from mygpt.router import ROUTERS
+from mygpt.model.config import Config, MoEConfig
+from mygpt.model.linear import Linear
+from mygpt.model.mlp import GatedMLP, make_gated_mlp
+from mygpt.model.router import ROUTERS
 
 
 class MoE(nn.Module):

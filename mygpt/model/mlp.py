@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.config import Activation, ClampedSwiGLU, Config
-from mygpt.linear import FusedLinear, Linear
+from mygpt.model.config import Activation, ClampedSwiGLU, Config
+from mygpt.model.linear import FusedLinear, Linear
 
 
 class GatedMLP(nn.Module):

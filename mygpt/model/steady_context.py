@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mygpt.context import Context, Mask, Places, ring_mask
+from mygpt.model.forward_context import Context, Mask, Places, ring_mask
 
 
 class SteadyPlaces(Places):

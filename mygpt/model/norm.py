@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.config import Config, Norm
+from mygpt.model.config import Config, Norm
 
 
 class RMSNorm(nn.RMSNorm):

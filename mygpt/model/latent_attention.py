@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mygpt.attention import attend
-from mygpt.cache import LayerCache, LayerShape
-from mygpt.config import Config
-from mygpt.context import Context, Mask
-from mygpt.linear import Linear
-from mygpt.rope import rotate
+from mygpt.model.attention import attend
+from mygpt.model.config import Config
+from mygpt.model.forward_context import Context, Mask
+from mygpt.model.kv_cache import LayerCache, LayerShape
+from mygpt.model.linear import Linear
+from mygpt.model.rope import rotate
 
 # Tokens that attend to the latents themselves: a draft's. For more, to expand all latents once is less work.
 FEW = 16

@@ -10,20 +10,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.attention import Attention
-from mygpt.cache import LayerCache
 from mygpt.collectives import team_of
-from mygpt.context import Context
-from mygpt.linear import FusedLinear, Linear
-from mygpt.mlp import GatedMLP
-from mygpt.norm import OnePlusRMSNorm, RMSNorm
+from mygpt.model.attention import Attention
+from mygpt.model.forward_context import Context
+from mygpt.model.kv_cache import LayerCache
+from mygpt.model.linear import FusedLinear, Linear
+from mygpt.model.mlp import GatedMLP
+from mygpt.model.norm import OnePlusRMSNorm, RMSNorm
 from mygpt.quantize.linear import QuantizedLinear
 
 _LINEARS = (Linear, FusedLinear, QuantizedLinear)
 
 
 class FusedBlock:
-    """The parts of `mygpt.model.Block`, where there are kernels for all of them: `fuse` makes it."""
+    """The parts of `mygpt.model.gpt.Block`, where there are kernels for all of them: `fuse` makes it."""
 
     def __init__(
         self,

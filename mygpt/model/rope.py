@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mygpt.config import RopeConfig
+from mygpt.model.config import RopeConfig
 
 
 class RotaryEmbedding(nn.Module):

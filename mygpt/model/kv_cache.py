@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mygpt.context import Context
+from mygpt.model.forward_context import Context
 
 # Slots that a cache grows by at least: a copy of it each 1024 tokens costs less than one of those tokens.
 GROWTH = 1024

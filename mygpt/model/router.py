@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mygpt.config import Config, MoEConfig, RouterType
-from mygpt.linear import Linear, linear
+from mygpt.model.config import Config, MoEConfig, RouterType
+from mygpt.model.linear import Linear, linear
 
 
 class SoftmaxRouter(Linear):
