@@ -21,7 +21,6 @@ from torch import Tensor
 
 from mygpt.cuda_graphs import StepGraphs
 from mygpt.errors import InputError
-from mygpt.folders import cache_folder
 from mygpt.model.config import Config
 from mygpt.model.forward_context import Places
 from mygpt.model.gpt import GPT
@@ -32,6 +31,7 @@ from mygpt.model.steady_context import SteadyPlaces
 from mygpt.parallel import is_follower
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.sequential import SequentialGPT
+from mygpt.paths import cache_folder
 from mygpt.quantize.kernels import EightBitProduct
 
 # Tokens of the prompts that are compiled with: some products have ways of their own for few rows.

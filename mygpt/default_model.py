@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from mygpt.errors import InputError, RunError
-from mygpt.folders import cache_folder
+from mygpt.paths import cache_folder
 
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -14,7 +14,7 @@ from tests.models import write_model
 PACKAGE = Path(mygpt.__file__).parent
 # From the bottom up; a module imports only what stands on an earlier line or within its own.
 LAYERS = [
-    {"errors", "folders", "allocator"},
+    {"errors", "paths", "allocator"},
     {"model.config", "options"},
     {"kernels"},
     {"model.rope", "model.forward_context", "sampling", "model.linear", "model.norm", "stopping"},

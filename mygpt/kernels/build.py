@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from mygpt.folders import cache_folder
+from mygpt.paths import cache_folder
 
 _SOURCES = Path(__file__).parent
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]
