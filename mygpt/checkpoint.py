@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.tokenizer_files import read_json
+from mygpt.text.tokenizer_files import read_json
 from mygpt.weight_files import file_tensors, weight_files
 
 if TYPE_CHECKING:
-    from mygpt.tokenizer import Tokenizer
+    from mygpt.text.tokenizer import Tokenizer
 
 _TOKENIZER_FILES = (
     "tokenizer*.json",
@@ -101,7 +101,7 @@ class _Folder(Checkpoint):
             yield from file_tensors(file, names)
 
     def tokenizer(self) -> Tokenizer | None:
-        from mygpt.tokenizer import Tokenizer
+        from mygpt.text.tokenizer import Tokenizer
 
         return Tokenizer.from_folder(self.path) if self._tokenizer_files() else None
 

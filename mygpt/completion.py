@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from mygpt.generation import Generation
-from mygpt.stopping import StopMatcher
-from mygpt.tokenizer import StreamDecoder, Tokenizer
+from mygpt.text.stop_strings import StopMatcher
+from mygpt.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class Completion:

@@ -12,8 +12,8 @@ from mygpt.decode import keep_common_prefix
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types
-from mygpt.prompt_styles import PLAIN
-from mygpt.prompts import Prompter
+from mygpt.text.chat_template import Prompter
+from mygpt.text.prompt_styles import PLAIN
 from mygpt.transcript import Message, read_transcript, write_transcript
 
 if TYPE_CHECKING:

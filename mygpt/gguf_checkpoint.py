@@ -19,7 +19,7 @@ from mygpt.gguf_header import GGUFHeader, GGUFTensor, read_header
 from mygpt.gguf_tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
-    from mygpt.tokenizer import Tokenizer
+    from mygpt.text.tokenizer import Tokenizer
 
 _PLAIN = {GGMLType.F32: torch.float32, GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16}
 _QUANTIZED = {
@@ -77,7 +77,7 @@ class GGUFCheckpoint(Checkpoint):
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that the metadata describes; InputError where it is of an unknown kind."""
-        from mygpt.tokenizer import Tokenizer
+        from mygpt.text.tokenizer import Tokenizer
 
         return Tokenizer(*build_tokenizer(self._header.metadata)) if self._has_tokenizer() else None
 

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from mygpt.errors import InputError
-from mygpt.tokenizer_files import bos_eos_processor, merges_by_score
+from mygpt.text.tokenizer_files import bos_eos_processor, merges_by_score
 
 _SPACE = "▁"  # how sentencepiece writes a space
 

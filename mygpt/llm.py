@@ -17,9 +17,9 @@ from mygpt.load import Loaded, load
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, LoadOptions, Sampling, check_one_drafter
-from mygpt.prompts import Prompter
 from mygpt.speculate import ModelDrafter, make_drafter
-from mygpt.tokenizer import Tokenizer
+from mygpt.text.chat_template import Prompter
+from mygpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from mygpt.conversation import Conversation

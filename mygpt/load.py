@@ -20,8 +20,8 @@ from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.channel import Channel, Leader, follow
 from mygpt.parallel.placement import choose_placement
-from mygpt.prompts import Prompter
 from mygpt.quantize.linear import Summary, summarize
+from mygpt.text.chat_template import Prompter
 
 
 @dataclass(frozen=True)

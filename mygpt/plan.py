@@ -25,7 +25,7 @@ from mygpt.parallel.sequential import SequentialGPT, named_bytes, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.modes import Mode
-from mygpt.tokenizer_files import read_json
+from mygpt.text.tokenizer_files import read_json
 from mygpt.workspace import Workload, logits_bytes, read_bytes, workspace_bytes
 
 COPIES = 2  # of the largest weight, that a process has in host memory while it loads: mapped, and cast

@@ -17,9 +17,9 @@ LAYERS = [
     {"errors", "paths", "allocator"},
     {"model.config", "options"},
     {"kernels"},
-    {"model.rope", "model.forward_context", "sampling", "model.linear", "model.norm", "stopping"},
+    {"model.rope", "model.forward_context", "sampling", "model.linear", "model.norm", "text.stop_strings"},
     {"model.kv_cache", "quantize", "generation", "model.steady_context"},
-    {"tokenizer", "tokenizer_files", "prompts", "prompt_styles"},
+    {"text.tokenizer", "text.tokenizer_files", "text.chat_template", "text.prompt_styles"},
     {"weight_index"},
     {
         "weight_files",

@@ -9,8 +9,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mygpt.errors import InputError
-from mygpt.prompts import STYLES, ChatTemplate, Prompter, PromptStyle, find_chat_template
-from mygpt.tokenizer import Tokenizer
+from mygpt.text.chat_template import STYLES, ChatTemplate, Prompter, PromptStyle, find_chat_template
+from mygpt.text.tokenizer import Tokenizer
 
 USER = {"role": "user", "content": "Hi <b> & 'you'"}
 CHAT = [

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mygpt.errors import InputError
-from mygpt.stopping import StopMatcher
+from mygpt.text.stop_strings import StopMatcher
 
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=4)
 

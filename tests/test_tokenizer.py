@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
 from mygpt.errors import InputError
-from mygpt.tokenizer import StreamDecoder, Tokenizer
+from mygpt.text.tokenizer import StreamDecoder, Tokenizer
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.",
@@ -438,6 +438,6 @@ def test_text_that_is_not_unicode_is_an_input_error():
 
 
 def test_import_is_cheap():
-    code = "import sys, mygpt.prompts, mygpt.stopping; print({'torch', 'jinja2', 'sentencepiece'} & {*sys.modules})"
+    code = "import sys, mygpt.text.chat_template, mygpt.text.stop_strings; print({'torch', 'jinja2', 'sentencepiece'} & {*sys.modules})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"

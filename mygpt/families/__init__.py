@@ -13,7 +13,7 @@ from mygpt.families.base import Family
 from mygpt.families.fields import Fields
 from mygpt.model.config import Config
 from mygpt.quantize.modes import stored_mode
-from mygpt.tokenizer_files import read_json
+from mygpt.text.tokenizer_files import read_json
 
 
 def _families() -> Iterator[Family]:

@@ -9,8 +9,8 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from mygpt.errors import InputError
-from mygpt.prompts import ChatTemplate, find_chat_template
-from mygpt.tokenizer import Tokenizer
+from mygpt.text.chat_template import ChatTemplate, find_chat_template
+from mygpt.text.tokenizer import Tokenizer
 from tests.families.chat_templates import LOOP, TEMPLATES
 from tests.models import edit_json, write_tokenizer
 

@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from mygpt.errors import InputError
-from mygpt.tokenizer_files import load_folder, named_tokens
+from mygpt.text.tokenizer_files import load_folder, named_tokens
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")  # how a byte-fallback vocabulary writes a byte
 
