@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mygpt import fp8, kernels, mxfp4
+from mygpt import kernels
 from mygpt.checkpoint import Checkpoint
 from mygpt.errors import InputError
 from mygpt.families import quantization_method, read_config
@@ -17,9 +17,10 @@ from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES, cast, pick_precision
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.sequential import SequentialGPT
+from mygpt.quantize import fp8, mxfp4
+from mygpt.quantize.bnb_format import assemble, stored_matrices
 from mygpt.quantize.linear import expect_stored, quantize_linears
 from mygpt.quantize.modes import MODES, Mode, stored_mode
-from mygpt.quantize.stored import assemble, stored_matrices
 from mygpt.weights import Weight, translated
 
 DEQUANTIZERS = {"fp8": fp8.dequantized, "mxfp4": mxfp4.dequantized}

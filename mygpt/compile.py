@@ -32,7 +32,7 @@ from mygpt.parallel import is_follower
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.paths import cache_folder
-from mygpt.quantize.kernels import EightBitProduct
+from mygpt.quantize.matmul import EightBitProduct
 
 # Tokens of the prompts that are compiled with: some products have ways of their own for few rows.
 MANY, FEW = 80, 5

@@ -15,9 +15,9 @@ from mygpt.families.base import Family
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
 from mygpt.model.linear import Linear
+from mygpt.quantize.bnb_format import write
 from mygpt.quantize.linear import quantizable, weight_names
 from mygpt.quantize.modes import Mode, quantization_config
-from mygpt.quantize.stored import write
 from mygpt.quantize.tensors import BLOCK_SIZE, quantize
 from mygpt.weights import slots
 from mygpt.write import with_dtype, write_folder

@@ -16,8 +16,8 @@ from mygpt.__main__ import main
 from mygpt.checkpoint import open_checkpoint
 from mygpt.convert import convert
 from mygpt.errors import InputError
+from mygpt.quantize.bnb_format import assemble, stored_matrices
 from mygpt.quantize.modes import MODES
-from mygpt.quantize.stored import assemble, stored_matrices
 from mygpt.quantize.tensors import quantize
 from tests.families.variants import variant
 from tests.models import write_model
@@ -169,7 +169,7 @@ import torch
 def peak():  # not ru_maxrss, which a process has of its parent
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 from mygpt import LLM
-from mygpt.quantize.library import bitsandbytes
+from mygpt.quantize.bnb import bitsandbytes
 bitsandbytes()
 before = peak()
 llm = LLM.load({str(smollm2)!r}, quantize="bnb.nf4", accelerator="cpu")

@@ -19,7 +19,7 @@ from mygpt.model.config import Config, RopeConfig
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import KVCache, LayerShape
 from mygpt.model.rope import rotate
-from mygpt.quantize.kernels import FastFourBitProduct, to_row_groups
+from mygpt.quantize.matmul import FastFourBitProduct, to_row_groups
 from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import quantize
 

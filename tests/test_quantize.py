@@ -23,9 +23,9 @@ from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES
 from mygpt.parallel.placement import Placement
-from mygpt.quantize.kernels import MANY_ROWS, from_row_groups, make_products, to_row_groups
-from mygpt.quantize.library import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.bnb import bitsandbytes, has_fast_cpu_kernel
 from mygpt.quantize.linear import QuantizedLinear, quantizable, quantized_bytes
+from mygpt.quantize.matmul import MANY_ROWS, from_row_groups, make_products, to_row_groups
 from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import EightBit, FourBit, Quantized, quantize
 from tests.families.variants import variant

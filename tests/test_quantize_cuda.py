@@ -13,9 +13,9 @@ from mygpt.families import read_config
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
-from mygpt.quantize.kernels import make_products
-from mygpt.quantize.library import bitsandbytes
+from mygpt.quantize.bnb import bitsandbytes
 from mygpt.quantize.linear import quantizable, quantized_bytes
+from mygpt.quantize.matmul import make_products
 from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import quantize
 from tests.models import write_model

@@ -146,7 +146,7 @@ def fourbit_matrix(groups: Tensor, absmax: Tensor, table: Tensor, bias: Tensor |
     """The same of weights (out, in) of 4 bits, `out` a multiple of 32 and `in` of 64; x is bfloat16.
 
     Args:
-        groups: (out, in / 2) uint8, in the layout of `mygpt.quantize.kernels.FastFourBitProduct`.
+        groups: (out, in / 2) uint8, in the layout of `mygpt.quantize.matmul.FastFourBitProduct`.
         absmax: (out / 32, in / 64, 32) bfloat16, the factors of 64 numbers each.
         table: (16,) float32, the numbers that the 4 bits stand for, -1 to 1; `multiply` rounds them to bfloat16.
         bias: (out,) bfloat16.

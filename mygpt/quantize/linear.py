@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.linear import FusedLinear, Linear
-from mygpt.quantize.kernels import FastFourBitProduct, Product, make_products
+from mygpt.quantize.matmul import FastFourBitProduct, Product, make_products
 from mygpt.quantize.modes import Mode
 from mygpt.quantize.tensors import BLOCK_SIZE, NESTED_BLOCK_SIZE, FourBit, Quantized, quantize
 

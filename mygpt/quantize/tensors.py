@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.quantize.library import bitsandbytes
+from mygpt.quantize.bnb import bitsandbytes
 from mygpt.quantize.modes import Mode
 
 BLOCK_SIZE = 64

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.quantize.library import bitsandbytes
+from mygpt.quantize.bnb import bitsandbytes
 from mygpt.quantize.tensors import (
     BLOCK_SIZE,
     NESTED_BLOCK_SIZE,

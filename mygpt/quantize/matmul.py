@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.linear import linear
-from mygpt.quantize.library import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.bnb import bitsandbytes, has_fast_cpu_kernel
 from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
 
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
