@@ -15,7 +15,7 @@ import torch
 from gguf import GGMLQuantizationType as GGMLType
 from torch import Tensor
 
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.open import open_checkpoint
 
 NAMES = {  # of a layer, Hugging Face's to llama.cpp's
     "input_layernorm": "attn_norm",

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.open import open_checkpoint
+from mygpt.checkpoint.write import write_folder
 from mygpt.hub import resolve
-from mygpt.write import write_folder
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

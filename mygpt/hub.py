@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mygpt import default_model, hub_files
+from mygpt.checkpoint.index import is_index, read_index
 from mygpt.errors import InputError, RunError
 from mygpt.hub_errors import HubUnreachableError, explain, hub_url
 from mygpt.hub_resume import continue_file
-from mygpt.weight_index import is_index, read_index
 
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from mygpt.checkpoint.index import WANTED, is_index, read_index, weights_entry
 from mygpt.errors import InputError
-from mygpt.weight_index import WANTED, is_index, read_index, weights_entry
 
 CONFIG = "config.json"
 

@@ -10,7 +10,7 @@ import torch
 
 from mygpt.allocator import keep_freed_memory
 from mygpt.build import build
-from mygpt.checkpoint import Checkpoint, open_checkpoint
+from mygpt.checkpoint.open import Checkpoint, open_checkpoint
 from mygpt.compile import Compiled, compile_model, prepare_compiler
 from mygpt.completion import peak_memory_bytes
 from mygpt.errors import InputError

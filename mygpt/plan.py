@@ -90,7 +90,7 @@ def read_architecture(path: Path) -> tuple[dict[str, Any], Config]:
         InputError: it is missing or broken, or the model is not supported.
     """
     if path.suffix.lower() == ".gguf":
-        from mygpt.checkpoint import open_checkpoint
+        from mygpt.checkpoint.open import open_checkpoint
 
         raw = open_checkpoint(path).config
     else:

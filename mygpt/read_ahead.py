@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 from mygpt import default_model, hub
+from mygpt.checkpoint.index import is_index, read_index, weights_entry
 from mygpt.errors import InputError
-from mygpt.weight_index import is_index, read_index, weights_entry
 
 
 def read_ahead(checkpoint: str | None, revision: str | None = None) -> threading.Thread:

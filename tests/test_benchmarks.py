@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.open import open_checkpoint
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 ENVIRONMENT = {"benchmark", "machine", "versions", "commit"}

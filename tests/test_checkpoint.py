@@ -17,11 +17,11 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mygpt import weight_files
-from mygpt import write as write_module
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint import weight_files
+from mygpt.checkpoint import write as write_module
+from mygpt.checkpoint.open import open_checkpoint
+from mygpt.checkpoint.write import write_folder
 from mygpt.errors import InputError
-from mygpt.write import write_folder
 
 
 def tiny_llama(**overrides) -> LlamaForCausalLM:
@@ -164,7 +164,7 @@ def test_hub_cache_of_links(sharded: Path, model: LlamaForCausalLM, tmp_path: Pa
 MEMORY = r"""
 import re, sys, torch
 from pathlib import Path
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.open import open_checkpoint
 def peak():  # not ru_maxrss: a child inherits that of its parent
     return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 dtypes = [getattr(torch, name) for name in sys.argv[2].split(",")]

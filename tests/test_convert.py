@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from mygpt import LLM
 from mygpt.__main__ import main
-from mygpt.checkpoint import open_checkpoint
-from mygpt.convert import convert
+from mygpt.checkpoint.convert import convert
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError
 from mygpt.quantize.bnb_format import assemble, stored_matrices
 from mygpt.quantize.modes import MODES
@@ -76,7 +76,7 @@ def test_what_is_written_is_in_bitsandbytes_serialization(llama: Path, tmp_path:
 def test_shards(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix and its scales may lie in different files."""
     convert(open_checkpoint(llama), tmp_path / "whole", mode=MODES["bnb.nf4-dq"])
-    monkeypatch.setattr("mygpt.write._SHARD_BYTES", 2000)
+    monkeypatch.setattr("mygpt.checkpoint.write._SHARD_BYTES", 2000)
     convert(open_checkpoint(llama), tmp_path / "shards", mode=MODES["bnb.nf4-dq"])
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 10
     ids = torch.arange(10)[None]

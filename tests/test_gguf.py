@@ -15,11 +15,11 @@ from gguf.quants import dequantize, quantize
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.gguf.checkpoint import GGUFCheckpoint
+from mygpt.checkpoint.gguf.header import read_header
+from mygpt.checkpoint.open import open_checkpoint
+from mygpt.checkpoint.write import write_folder
 from mygpt.errors import InputError
-from mygpt.gguf_checkpoint import GGUFCheckpoint
-from mygpt.gguf_header import read_header
-from mygpt.write import write_folder
 from tests.test_gguf_tokenizer import BYTE_LEVEL, byte_level_metadata, trained
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, WIDTH, VOCAB = 2, 256, 4, 2, 64, 512, 96

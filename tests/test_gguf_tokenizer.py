@@ -13,9 +13,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.gguf.tokenizer import build_tokenizer
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError
-from mygpt.gguf_tokenizer import build_tokenizer
 
 TEXTS = (
     "The quick brown fox, it's 12345 times I'LL  jump\n\n\tover.  ",

@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.build import build, empty_model
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.fill import fill, translated
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.decode import prefill
 from mygpt.families import read_config
 from mygpt.model.gpt import GPT
@@ -27,7 +28,6 @@ from mygpt.plan import make_plan
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.modes import MODES
 from mygpt.sampling import sample
-from mygpt.weights import fill, translated
 from mygpt.workspace import Workload, logits_bytes, workspace_bytes
 from tests.families.variants import VARIANTS, Variant
 

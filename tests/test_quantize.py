@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from mygpt import LLM, kernels
 from mygpt.build import build
-from mygpt.checkpoint import open_checkpoint
-from mygpt.convert import convert
+from mygpt.checkpoint.convert import convert
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.kernels import ops

@@ -7,8 +7,8 @@ import torch
 
 from mygpt import LLM
 from mygpt.build import build
-from mygpt.checkpoint import open_checkpoint
-from mygpt.convert import convert
+from mygpt.checkpoint.convert import convert
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.families import read_config
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions

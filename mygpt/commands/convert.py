@@ -55,8 +55,8 @@ def convert(
 
     import torch
 
-    from mygpt.checkpoint import open_checkpoint
-    from mygpt.convert import convert as convert_checkpoint
+    from mygpt.checkpoint.convert import convert as convert_checkpoint
+    from mygpt.checkpoint.open import open_checkpoint
     from mygpt.hub import resolve
     from mygpt.quantize.modes import MODES
 

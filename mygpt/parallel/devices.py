@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mygpt.checkpoint.fill import Place, Weight
 from mygpt.errors import InputError
-from mygpt.weights import Place, Weight
 
 
 def pick_device(accelerator: str) -> torch.device:

@@ -15,9 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from mygpt.checkpoint.fill import Place, Slot, Weight
 from mygpt.model.forward_context import Places
 from mygpt.model.gpt import GPT
-from mygpt.weights import Place, Slot, Weight
 
 
 def shard(model: GPT, mesh: DeviceMesh, device: torch.device, *, cpu_offload: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mygpt.checkpoint.fill import Weight, fill, put_whole
 from mygpt.collectives import Collectives
 from mygpt.errors import InputError
 from mygpt.model.config import Config
@@ -16,7 +17,6 @@ from mygpt.parallel.devices import free_bytes, mover, pick_devices
 from mygpt.parallel.ranks import Ranks, launch, make_team
 from mygpt.parallel.sequential import USABLE, SequentialGPT, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
-from mygpt.weights import Weight, fill, put_whole
 
 Stream = Iterable[tuple[str, Weight]]
 

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mygpt.checkpoint.fill import Weight
 from mygpt.collectives import AddUp, Collectives
 from mygpt.errors import InputError
 from mygpt.model.attention import Attention, OwnHeadNorm, QKNorm
@@ -22,7 +23,6 @@ from mygpt.model.gpt import GPT
 from mygpt.model.latent_attention import LatentAttention, LowRankLinear
 from mygpt.model.linear import Embedding, FusedLinear, Linear
 from mygpt.model.mlp import MLP, GatedMLP
-from mygpt.weights import Weight
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mygpt.checkpoint.fill import slots, translated
 from mygpt.families import FAMILIES, read_config
 from mygpt.model.gpt import GPT
-from mygpt.weights import slots, translated
 from tests.families.variants import VARIANTS, Variant
 
 

@@ -8,7 +8,7 @@ import torch
 
 from mygpt import LLM
 from mygpt.build import build
-from mygpt.checkpoint import open_checkpoint
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.load import Loaded
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement

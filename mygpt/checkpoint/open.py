@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mygpt.checkpoint.weight_files import file_tensors, weight_files
 from mygpt.errors import InputError
 from mygpt.text.tokenizer_files import read_json
-from mygpt.weight_files import file_tensors, weight_files
 
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} does not exist; check the path")
     if path.suffix.lower() != ".gguf":
         raise InputError(f"{path} is neither a folder nor a .gguf file; pass the folder that holds it")
-    from mygpt.gguf_checkpoint import GGUFCheckpoint  # it builds on this module
+    from mygpt.checkpoint.gguf.checkpoint import GGUFCheckpoint  # it builds on this module
 
     return GGUFCheckpoint(path)
 

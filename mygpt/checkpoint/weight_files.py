@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mygpt.checkpoint.index import WANTED, is_index, read_index, weights_entry
 from mygpt.errors import InputError
-from mygpt.weight_index import WANTED, is_index, read_index, weights_entry
 
 # The mapping of a .bin file counts as this process's memory as far as it was touched; so the file is mapped anew
 # after this many bytes.

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mygpt.checkpoint import Checkpoint
+from mygpt.checkpoint.fill import slots
+from mygpt.checkpoint.open import Checkpoint
+from mygpt.checkpoint.write import with_dtype, write_folder
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.families.base import Family
@@ -19,8 +21,6 @@ from mygpt.quantize.bnb_format import write
 from mygpt.quantize.linear import quantizable, weight_names
 from mygpt.quantize.modes import Mode, quantization_config
 from mygpt.quantize.tensors import BLOCK_SIZE, quantize
-from mygpt.weights import slots
-from mygpt.write import with_dtype, write_folder
 
 Report = Callable[[str, int], None]  # a tensor has been read, of so many bytes
 

@@ -13,10 +13,10 @@ from gguf import GGMLQuantizationType as GGMLType
 from gguf.quants import dequantize
 from torch import Tensor
 
-from mygpt.checkpoint import Checkpoint
+from mygpt.checkpoint.gguf.header import GGUFHeader, GGUFTensor, read_header
+from mygpt.checkpoint.gguf.tokenizer import build_tokenizer
+from mygpt.checkpoint.open import Checkpoint
 from mygpt.errors import InputError
-from mygpt.gguf_header import GGUFHeader, GGUFTensor, read_header
-from mygpt.gguf_tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer

@@ -1,0 +1,1 @@
+"""Checkpoints as streams of (name, tensor): read, put into a model, written."""

@@ -1,0 +1,1 @@
+"""GGUF files: the header, the tensors by their Hugging Face names, the tokenizer."""
