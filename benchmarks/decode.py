@@ -36,7 +36,7 @@ from torch import Tensor
 
 from mygpt import LLM
 from mygpt.errors import InputError
-from mygpt.hub import resolve
+from mygpt.hub.resolve import resolve
 from mygpt.options import Sampling
 
 PAUSE_S = 0.3  # before a run: threads of the one before may spin a while (0.2 s in Intel's OpenMP)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.checkpoint.write import write_folder
-from mygpt.hub import resolve
+from mygpt.hub.resolve import resolve
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

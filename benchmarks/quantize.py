@@ -35,7 +35,7 @@ from rich.table import Table
 from mygpt import LLM
 from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
-from mygpt.hub import resolve
+from mygpt.hub.resolve import resolve
 from mygpt.quantize.modes import MODES
 
 PLAIN = "bf16"

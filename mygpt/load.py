@@ -15,7 +15,7 @@ from mygpt.compile import Compiled, compile_model, prepare_compiler
 from mygpt.completion import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
-from mygpt.hub import resolve
+from mygpt.hub.resolve import resolve
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.channel import Channel, Leader, follow

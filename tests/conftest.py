@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mygpt.default_model import fetch_gguf
+from mygpt.hub.default_model import fetch_gguf
 
 # Tiny models are no faster with more threads, and the threads of several processes on few cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

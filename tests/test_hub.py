@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, file_download
 
-from mygpt import default_model, hub
 from mygpt.commands.download import download as download_command
 from mygpt.errors import InputError, RunError
 from mygpt.families import check_folder
+from mygpt.hub import default_model
+from mygpt.hub import resolve as hub
 from tests.fake_hub import FakeHub, Repo, serve
 
 TOKEN = "hf_secretsecretsecret"

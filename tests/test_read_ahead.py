@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mygpt.read_ahead import read_ahead
+from mygpt.hub.prefetch import read_ahead
 
 
 @pytest.fixture

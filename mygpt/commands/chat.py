@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from mygpt.commands.parser import given, make_parser, parse, take, with_strategy
-from mygpt.default_model import REPO
 from mygpt.errors import InputError
+from mygpt.hub.default_model import REPO
+from mygpt.hub.prefetch import read_ahead
 from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling, check_one_drafter
-from mygpt.read_ahead import read_ahead
 
 GROUPS = (ReplOptions, ChatOptions, Sampling, LoadOptions)
 

@@ -57,7 +57,7 @@ def convert(
 
     from mygpt.checkpoint.convert import convert as convert_checkpoint
     from mygpt.checkpoint.open import open_checkpoint
-    from mygpt.hub import resolve
+    from mygpt.hub.resolve import resolve
     from mygpt.quantize.modes import MODES
 
     checkpoint = open_checkpoint(resolve(source, access_token=access_token, revision=revision))

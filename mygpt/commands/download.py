@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mygpt import hub
 from mygpt.commands.parser import make_parser, parse
 from mygpt.errors import InputError
 from mygpt.families import check_folder
+from mygpt.hub import resolve as hub
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 from mygpt.commands.output import print_json, print_statistics, print_text
 from mygpt.commands.parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
+from mygpt.hub.prefetch import read_ahead
 from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
 from mygpt.parallel import may_follow
-from mygpt.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Prompt

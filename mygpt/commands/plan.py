@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     loading = with_strategy(take(LoadOptions, parsed), options.command, strategy)
     memory = options.memory_bytes
 
-    from mygpt.hub import find_config
+    from mygpt.hub.resolve import find_config
 
     path = find_config(parsed.get("checkpoint"), access_token=loading.access_token, revision=loading.revision)
 

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mygpt import default_model, hub_files
 from mygpt.checkpoint.index import is_index, read_index
 from mygpt.errors import InputError, RunError
-from mygpt.hub_errors import HubUnreachableError, explain, hub_url
-from mygpt.hub_resume import continue_file
+from mygpt.hub import default_model
+from mygpt.hub import files as hub_files
+from mygpt.hub.errors import HubUnreachableError, explain, hub_url
+from mygpt.hub.resume import continue_file
 
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
 

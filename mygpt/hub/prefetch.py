@@ -7,9 +7,10 @@ import os
 import threading
 from pathlib import Path
 
-from mygpt import default_model, hub
 from mygpt.checkpoint.index import is_index, read_index, weights_entry
 from mygpt.errors import InputError
+from mygpt.hub import default_model
+from mygpt.hub import resolve as hub
 
 
 def read_ahead(checkpoint: str | None, revision: str | None = None) -> threading.Thread:
