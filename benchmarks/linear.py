@@ -3,7 +3,7 @@ bitsandbytes have.
 
 Each shape has enough matrices to exceed the caches, taken in turn, as the layers of a model are; and the ways take
 turns, so that all see the machine in the same state. The numbers are GB/s of weights read (in int8 and in 4 bits
-with their scales), medians. `mygpt.model.linear.FEW_ROWS` and `mygpt.kernels.ops.MAX_ROWS` are where the ways meet.
+with their scales), medians. `mygpt.model.linear.FEW_ROWS` and `mygpt.kernels.cpu.ops.MAX_ROWS` are where the ways meet.
 
     python benchmarks/linear.py [--dtypes bfloat16 float32 int8 nf4] [--rows 1 2 4 8 16 32]
 """
@@ -20,7 +20,7 @@ from report import print_report
 from torch import Tensor
 
 from mygpt import kernels
-from mygpt.kernels.ops import has_tiles
+from mygpt.kernels.cpu.ops import has_tiles
 from mygpt.quantize.matmul import FastFourBitProduct
 from mygpt.quantize.tensors import FourBit
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mygpt import kernels
-from mygpt.kernels.team import _CAPACITY, _LINE, _PROCESS
+from mygpt.kernels.cpu.shm import _CAPACITY, _LINE, _PROCESS
 
 pytestmark = pytest.mark.skipif(
     kernels.library() is None or sys.platform != "linux", reason="no kernels on this machine"

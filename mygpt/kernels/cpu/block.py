@@ -9,9 +9,9 @@ from ctypes import c_float, c_long, c_void_p
 import torch
 from torch import Tensor
 
-from mygpt.kernels.attention import Attention, attends_tokens
-from mygpt.kernels.ops import ACTIVATIONS, Matrix, fits, has_tiles, loaded, max_rows
-from mygpt.kernels.team import Team
+from mygpt.kernels.cpu.attention import Attention, attends_tokens
+from mygpt.kernels.cpu.ops import ACTIVATIONS, Matrix, fits, has_tiles, loaded, max_rows
+from mygpt.kernels.cpu.shm import Team
 
 _MOST_NUMBERS = 1 << 22  # of x: 2048 tokens of a model of 2048
 

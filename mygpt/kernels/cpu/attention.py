@@ -11,7 +11,7 @@ from ctypes import c_float, c_long, c_void_p
 import torch
 from torch import Tensor
 
-from mygpt.kernels.ops import TYPES, fits, fits_many, has_tiles, loaded
+from mygpt.kernels.cpu.ops import TYPES, fits, fits_many, has_tiles, loaded
 
 MAX_DIM, MAX_GROUP = 256, 64  # attention.c's
 

@@ -10,8 +10,8 @@ from ctypes import c_long, c_uint64, c_void_p
 import torch
 from torch import Tensor
 
-from mygpt.kernels.build import library
-from mygpt.kernels.ops import TYPES, threads_for
+from mygpt.kernels.cpu.build import library
+from mygpt.kernels.cpu.ops import TYPES, threads_for
 
 _LINE = 64  # bytes, of a rank's seat: team.c's
 _CAPACITY = (

@@ -10,7 +10,7 @@ from ctypes import c_float, c_long, c_void_p
 import torch
 from torch import Tensor
 
-from mygpt.kernels.build import library
+from mygpt.kernels.cpu.build import library
 
 # Rows of x that linear.c holds sums for. With more, arithmetic is the limit, and torch's products are better at it;
 # with fewer already in bfloat16 on a CPU whose matrix unit (AMX) only torch can use: benchmarks/linear.py.
