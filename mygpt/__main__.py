@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mygpt import __version__
 from mygpt.errors import InputError, one_line
-from mygpt.parallel import PATIENCE, begin_to_follow, is_follower, number_of, starts_to_follow
+from mygpt.parallel.rank_env import PATIENCE, begin_to_follow, is_follower, number_of, starts_to_follow
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {

@@ -28,8 +28,8 @@ from mygpt.model.kv_cache import GROWTH, KVCache, LayerCache
 from mygpt.model.moe import MoE
 from mygpt.model.rope import RotaryEmbedding
 from mygpt.model.steady_context import SteadyPlaces
-from mygpt.parallel import is_follower
 from mygpt.parallel.placement import Placement
+from mygpt.parallel.rank_env import is_follower
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.paths import cache_folder
 from mygpt.quantize.matmul import EightBitProduct

@@ -18,8 +18,8 @@ from mygpt.families import check_folder, read_config
 from mygpt.hub.resolve import resolve
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
-from mygpt.parallel.channel import Channel, Leader, follow
 from mygpt.parallel.placement import choose_placement
+from mygpt.parallel.remote_model import Channel, Leader, follow
 from mygpt.quantize.linear import Summary, summarize
 from mygpt.text.chat_template import Prompter
 

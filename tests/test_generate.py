@@ -24,7 +24,7 @@ from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.errors import InputError
 from mygpt.options import Sampling
-from mygpt.parallel import PARENT, starts_to_follow
+from mygpt.parallel.rank_env import PARENT, starts_to_follow
 from tests.models import CHAT_TEMPLATE, CONTEXT, EOS, FAMILIES, edit_json, write_model
 
 DYNAMIC = {

@@ -35,7 +35,7 @@ LAYERS = [
     {"hub.prefetch"},
     {"families"},
     {"model.mlp", "model.attention", "model.router"},
-    {"collectives"},
+    {"parallel.collectives"},
     {"model.moe", "model.latent_attention", "model.fused_block"},
     {"model.gpt", "checkpoint.fill"},
     {"decode", "completion"},

@@ -13,7 +13,7 @@ from mygpt.commands.parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.hub.prefetch import read_ahead
 from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
-from mygpt.parallel import may_follow
+from mygpt.parallel.rank_env import may_follow
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Prompt

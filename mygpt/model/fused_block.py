@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.collectives import team_of
 from mygpt.model.attention import Attention
 from mygpt.model.forward_context import Context
 from mygpt.model.kv_cache import LayerCache
 from mygpt.model.linear import FusedLinear, Linear
 from mygpt.model.mlp import GatedMLP
 from mygpt.model.norm import OnePlusRMSNorm, RMSNorm
+from mygpt.parallel.collectives import team_of
 from mygpt.quantize.linear import QuantizedLinear
 
 _LINEARS = (Linear, FusedLinear, QuantizedLinear)

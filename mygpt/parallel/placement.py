@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from mygpt.checkpoint.fill import Weight, fill, put_whole
-from mygpt.collectives import Collectives
 from mygpt.errors import InputError
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
+from mygpt.parallel.collectives import Collectives
 from mygpt.parallel.devices import free_bytes, mover, pick_devices
-from mygpt.parallel.ranks import Ranks, launch, make_team
+from mygpt.parallel.launch import Ranks, launch, make_team
 from mygpt.parallel.sequential import USABLE, SequentialGPT, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 

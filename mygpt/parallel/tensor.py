@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from mygpt.checkpoint.fill import Weight
-from mygpt.collectives import AddUp, Collectives
 from mygpt.errors import InputError
 from mygpt.model.attention import Attention, OwnHeadNorm, QKNorm
 from mygpt.model.config import Config
@@ -23,6 +22,7 @@ from mygpt.model.gpt import GPT
 from mygpt.model.latent_attention import LatentAttention, LowRankLinear
 from mygpt.model.linear import Embedding, FusedLinear, Linear
 from mygpt.model.mlp import MLP, GatedMLP
+from mygpt.parallel.collectives import AddUp, Collectives
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from mygpt.build import build
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.load import Loaded
 from mygpt.options import LoadOptions
-from mygpt.parallel.channel import Channel, Leader, follow
+from mygpt.parallel.launch import launch
 from mygpt.parallel.placement import Placement
-from mygpt.parallel.ranks import launch
+from mygpt.parallel.remote_model import Channel, Leader, follow
 from tests.parallel.answers import answers
 
 

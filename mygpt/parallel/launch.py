@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 from mygpt import kernels
 from mygpt.errors import InputError
-from mygpt.parallel import RANK_VARIABLES, begin_to_follow
-from mygpt.parallel.watch import Watch
+from mygpt.parallel.rank_env import RANK_VARIABLES, begin_to_follow
+from mygpt.parallel.supervisor import Watch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -23,7 +23,7 @@ from mygpt.completion import peak_memory_bytes
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.model.rope import RotaryEmbedding
-from mygpt.parallel.ranks import Ranks
+from mygpt.parallel.launch import Ranks
 
 
 class RankModel(Protocol):

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from mygpt.errors import RunError
 from mygpt.kernels import LostRankError
-from mygpt.parallel import PARENT, PATIENCE
+from mygpt.parallel.rank_env import PARENT, PATIENCE
 
 try:
     import termios
