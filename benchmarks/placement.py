@@ -62,7 +62,7 @@ def work(args: argparse.Namespace) -> None:
     import torch
 
     from mygpt import LLM
-    from mygpt.completion import peak_memory_bytes
+    from mygpt.engine.detokenizer import peak_memory_bytes
     from mygpt.errors import InputError
     from mygpt.options import Sampling
 

@@ -24,10 +24,10 @@ import torch
 from report import print_report
 
 from mygpt import LLM
-from mygpt.generation import Drafter
+from mygpt.engine.sequence import Drafter
+from mygpt.engine.speculation import ModelDrafter, NGramDrafter
 from mygpt.model.gpt import GPT
 from mygpt.options import Sampling
-from mygpt.speculate import ModelDrafter, NGramDrafter
 
 PAUSE_S = 0.3  # before a run: threads of the one before may spin a while
 DAMPING = 1e-3

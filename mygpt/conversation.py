@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mygpt.completion import Timing, speculation
-from mygpt.decode import keep_common_prefix
+from mygpt.engine.decode import keep_common_prefix
+from mygpt.engine.detokenizer import Timing, speculation
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types

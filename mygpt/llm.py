@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mygpt.completion import Completion, Timing, complete
-from mygpt.decode import decode
+from mygpt.engine.decode import decode
+from mygpt.engine.detokenizer import Completion, Timing, complete
+from mygpt.engine.sequence import MAX_DRAFT, Drafter, Generation
+from mygpt.engine.speculation import ModelDrafter, make_drafter
 from mygpt.errors import InputError
-from mygpt.generation import MAX_DRAFT, Drafter, Generation
 from mygpt.load import Loaded, load
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, LoadOptions, Sampling, check_one_drafter
-from mygpt.speculate import ModelDrafter, make_drafter
 from mygpt.text.chat_template import Prompter
 from mygpt.text.tokenizer import Tokenizer
 

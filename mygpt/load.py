@@ -12,7 +12,7 @@ from mygpt.allocator import keep_freed_memory
 from mygpt.build import build
 from mygpt.checkpoint.open import Checkpoint, open_checkpoint
 from mygpt.compile import Compiled, compile_model, prepare_compiler
-from mygpt.completion import peak_memory_bytes
+from mygpt.engine.detokenizer import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
 from mygpt.hub.resolve import resolve

@@ -227,7 +227,7 @@ def test_an_interrupted_prefill_takes_the_message_back(
     conversation = load(build(tmp_path, name)).chat(**GREEDY)
     tell(conversation, "a")
     before, last = list(conversation.messages), conversation.last
-    monkeypatch.setattr("mygpt.decode.PREFILL_CHUNK", WINDOW - 3)
+    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", WINDOW - 3)
     model = conversation.llm.loaded.model
     calls = []
 

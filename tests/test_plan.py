@@ -16,7 +16,8 @@ from mygpt.__main__ import main
 from mygpt.build import build, empty_model
 from mygpt.checkpoint.fill import fill, translated
 from mygpt.checkpoint.open import open_checkpoint
-from mygpt.decode import prefill
+from mygpt.engine.decode import prefill
+from mygpt.engine.sampling import sample
 from mygpt.families import read_config
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions, Sampling
@@ -27,7 +28,6 @@ from mygpt.parallel.tensor import TensorShard
 from mygpt.plan import make_plan
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.modes import MODES
-from mygpt.sampling import sample
 from mygpt.workspace import Workload, logits_bytes, workspace_bytes
 from tests.families.variants import VARIANTS, Variant
 

@@ -15,9 +15,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from mygpt.engine.sampling import draw, keep_min_p, keep_top_p, penalize, sample
 from mygpt.errors import InputError, RunError
 from mygpt.options import Sampling
-from mygpt.sampling import draw, keep_min_p, keep_top_p, penalize, sample
 
 LOGITS = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log()
 

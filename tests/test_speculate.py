@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from mygpt import LLM
+from mygpt.engine.sampling import settle
+from mygpt.engine.sequence import MAX_DRAFT, Drafts, Generation
+from mygpt.engine.speculation import IndexedText, ModelDrafter, NGramDrafter
 from mygpt.errors import InputError
-from mygpt.generation import MAX_DRAFT, Drafts, Generation
 from mygpt.options import Sampling
-from mygpt.sampling import settle
-from mygpt.speculate import IndexedText, ModelDrafter, NGramDrafter
 from tests.families.variants import ORIGINAL, WINDOW, variant
 from tests.models import PADDED_VOCAB, edit_json, write_model, write_tokenizer
 

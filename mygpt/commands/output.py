@@ -66,7 +66,7 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
 
 def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) -> None:
     """One line on standard error, and a warning where the context ended an answer; `first` counts from 0."""
-    from mygpt.completion import speculation  # torch came with the model
+    from mygpt.engine.detokenizer import speculation  # torch came with the model
 
     loaded, timing = llm.loaded, batch.timing
     generations = [completion.generation for completion in batch.completions]

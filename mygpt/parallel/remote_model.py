@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mygpt.completion import peak_memory_bytes
+from mygpt.engine.detokenizer import peak_memory_bytes
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.model.rope import RotaryEmbedding

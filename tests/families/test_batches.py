@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.decode import prefill
+from mygpt.engine.decode import prefill
 from mygpt.options import Sampling
 from tests.families.variants import ORIGINAL, VARIANTS, WINDOW, Variant, variant
 
@@ -36,7 +36,7 @@ def random_prompts(llm: LLM) -> list[list[int]]:
 def test_a_ragged_batch_in_chunks_is_each_prompt_whole(
     llm: LLM, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mygpt.decode.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", chunk)
     prompts = random_prompts(llm)
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
     together = prefill(llm.loaded.model, llm.loaded.model.allocate_cache(len(prompts), max(LENGTHS)), prompts)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mygpt import LLM
-from mygpt.decode import prefill
+from mygpt.engine.decode import prefill
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.options import Sampling
@@ -45,7 +45,7 @@ def test_the_cache_holds_one_latent_and_one_rotated_key_per_token_and_layer(
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
 @torch.inference_mode()
 def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mygpt.decode.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", chunk)
     prompts, model = random_prompts(llm), llm.loaded.model
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
 

@@ -5,8 +5,8 @@ import torch
 from transformers import PreTrainedModel
 
 from mygpt import LLM
-from mygpt.decode import prefill, step
-from mygpt.generation import Generation
+from mygpt.engine.decode import prefill, step
+from mygpt.engine.sequence import Generation
 from tests.families.conftest import RecordError
 from tests.families.variants import ORIGINAL, VARIANTS, Variant
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.decode import prefill
+from mygpt.engine.decode import prefill
 from mygpt.options import Sampling
 from tests.families.variants import WINDOW, variant
 
@@ -40,7 +40,7 @@ def random_prompts(llm: LLM) -> list[list[int]]:
 @pytest.mark.parametrize("chunk", [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 1000])
 @torch.inference_mode()
 def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mygpt.decode.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", chunk)
     prompts = random_prompts(llm)
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mygpt import LLM
-from mygpt.decode import keep_common_prefix
+from mygpt.engine.decode import keep_common_prefix
 from mygpt.options import Sampling
 from tests.families.variants import WINDOW
 

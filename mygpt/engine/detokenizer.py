@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mygpt.generation import Generation
+from mygpt.engine.sequence import Generation
 from mygpt.text.stop_strings import StopMatcher
 from mygpt.text.tokenizer import StreamDecoder, Tokenizer
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mygpt.generation import Chooser, Drafter, Drafts, Generation
+from mygpt.engine.sequence import Chooser, Drafter, Drafts, Generation
 from mygpt.model.kv_cache import KVCache
 from mygpt.model.rope import RotaryEmbedding
 from mygpt.options import Sampling

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mygpt.engine.sampling import distribution, draw, sample, settle
 from mygpt.options import Sampling
-from mygpt.sampling import distribution, draw, sample, settle
 
 # Tokens that a draft may have, and that the first one has.
 MAX_DRAFT, FIRST_DRAFT = 8, 4

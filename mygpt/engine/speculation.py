@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from mygpt.decode import Model, prefill
+from mygpt.engine.decode import Model, prefill
+from mygpt.engine.sequence import Chooser, Drafter, Drafts, Generation
 from mygpt.errors import InputError
-from mygpt.generation import Chooser, Drafter, Drafts, Generation
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import SPECULATIONS, Sampling

@@ -1,0 +1,1 @@
+"""Sequences of token ids: sampled, speculated, decoded, turned into text."""
