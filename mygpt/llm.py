@@ -14,7 +14,7 @@ from mygpt.engine.detokenizer import Completion, Timing, complete
 from mygpt.engine.sequence import MAX_DRAFT, Drafter, Generation
 from mygpt.engine.speculation import ModelDrafter, make_drafter
 from mygpt.errors import InputError
-from mygpt.load import Loaded, load
+from mygpt.loading.load import Loaded, load
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, LoadOptions, Sampling, check_one_drafter

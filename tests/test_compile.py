@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import mygpt.compile
+import mygpt.loading.compile
 import mygpt.model.kv_cache
 from mygpt import LLM
 from mygpt.__main__ import main
-from mygpt.compile import Compiled, progress
-from mygpt.cuda_graphs import StepGraphs
+from mygpt.loading.compile import Compiled, progress
+from mygpt.loading.cuda_graphs import StepGraphs
 from mygpt.model.gpt import GPT
 from mygpt.model.steady_context import SteadyPlaces
 from mygpt.options import Sampling
@@ -33,7 +33,7 @@ TURNS = ("Hello", "What is that? Tell me all of it.", "x", "And more of a longer
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Caches that grow every few tokens, no workers that outlive the tests, no code of another test."""
-    for module in (mygpt.model.kv_cache, mygpt.compile):
+    for module in (mygpt.model.kv_cache, mygpt.loading.compile):
         monkeypatch.setattr(module, "GROWTH", 32)
     with torch._inductor.config.patch(compile_threads=1):
         yield

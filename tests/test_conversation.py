@@ -70,7 +70,9 @@ def test_answers_are_those_without_a_cache(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Turn by turn, across the window and the length where ropes stretch, and after going back before it."""
-    monkeypatch.setattr("mygpt.load.Loaded.vocab_size", 94)  # printable ASCII: texts that encode as they came
+    monkeypatch.setattr(
+        "mygpt.loading.load.Loaded.vocab_size", 94
+    )  # printable ASCII: texts that encode as they came
     conversation = load(
         build(tmp_path, MODELS[name], "{{ messages | map(attribute='content') | join('|') }}|")
     )
@@ -94,7 +96,7 @@ def test_answers_are_those_without_a_cache(
 
 
 def test_only_what_is_new_is_computed(long_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mygpt.load.Loaded.vocab_size", 94)
+    monkeypatch.setattr("mygpt.loading.load.Loaded.vocab_size", 94)
     conversation = long_llm.chat(**GREEDY)
     tell(conversation, "x" * 500)
     assert conversation.last is not None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.compile import Compiled
+from mygpt.loading.compile import Compiled
 from mygpt.options import Sampling
 from tests.models import FAMILIES, write_model
 

@@ -14,7 +14,7 @@ from tests.models import write_model
 PACKAGE = Path(mygpt.__file__).parent
 # From the bottom up; a module imports only what stands on an earlier line or within its own.
 LAYERS = [
-    {"errors", "paths", "allocator"},
+    {"errors", "paths", "loading.allocator"},
     {"model.config", "options"},
     {"kernels"},
     {
@@ -47,10 +47,10 @@ LAYERS = [
     {"model.gpt", "checkpoint.fill"},
     {"engine.decode", "engine.detokenizer"},
     {"engine.speculation"},
-    {"parallel", "workspace"},
-    {"build", "checkpoint.convert", "cuda_graphs"},
-    {"compile"},
-    {"load", "plan"},
+    {"parallel", "loading.workspace"},
+    {"loading.build", "checkpoint.convert", "loading.cuda_graphs"},
+    {"loading.compile"},
+    {"loading.load", "loading.plan"},
     {"transcript"},
     {"llm", "conversation"},
     {"__init__"},

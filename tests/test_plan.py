@@ -13,22 +13,22 @@ from torch.profiler import ProfilerActivity, profile
 
 from mygpt import LLM
 from mygpt.__main__ import main
-from mygpt.build import build, empty_model
 from mygpt.checkpoint.fill import fill, translated
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.engine.decode import prefill
 from mygpt.engine.sampling import sample
 from mygpt.families import read_config
+from mygpt.loading.build import build, empty_model
+from mygpt.loading.plan import make_plan
+from mygpt.loading.workspace import Workload, logits_bytes, workspace_bytes
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions, Sampling
 from mygpt.parallel.devices import DTYPES, mover
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.parallel.tensor import TensorShard
-from mygpt.plan import make_plan
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.modes import MODES
-from mygpt.workspace import Workload, logits_bytes, workspace_bytes
 from tests.families.variants import VARIANTS, Variant
 
 Run = Callable[..., dict[str, Any]]

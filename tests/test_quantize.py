@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from mygpt import LLM, kernels
-from mygpt.build import build
 from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.kernels import ops
+from mygpt.loading.build import build
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.build import build
 from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.families import read_config
+from mygpt.loading.build import build
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement

@@ -15,9 +15,9 @@ from mygpt.options import COMMAND_STRATEGIES, LoadOptions, PlanOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mygpt.loading.plan import Plan
+    from mygpt.loading.workspace import Workload
     from mygpt.model.config import Config
-    from mygpt.plan import Plan
-    from mygpt.workspace import Workload
 
 COUNTS = (1, 2, 4, 5, 8)
 QUANTIZATIONS = (None, "bnb.nf4", "bnb.nf4-dq", "bnb.int8")
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
 
     path = find_config(parsed.get("checkpoint"), access_token=loading.access_token, revision=loading.revision)
 
-    from mygpt.plan import make_plan, read_architecture  # torch comes in here
+    from mygpt.loading.plan import make_plan, read_architecture  # torch comes in here
 
     raw, config = read_architecture(path)
     work = make_workload(options, config)
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def make_workload(options: PlanOptions, config: Config) -> Workload:
     """What is asked of the model; InputError where a prompt does not fit its context."""
-    from mygpt.workspace import Workload
+    from mygpt.loading.workspace import Workload
 
     context, prompt = config.context_length, options.prompt_tokens
     if prompt >= context:
@@ -101,7 +101,7 @@ def compare(
     raw: dict[str, Any], config: Config, loading: LoadOptions, work: Workload, memory: float | None
 ) -> list[dict[str, Any]]:
     """The fullest device of every command by number of devices and quantization; None where it cannot run so."""
-    from mygpt.plan import make_plan
+    from mygpt.loading.plan import make_plan
 
     rows = []
     for count in COUNTS:

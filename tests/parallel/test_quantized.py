@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.build import build
 from mygpt.checkpoint.open import open_checkpoint
-from mygpt.load import Loaded
+from mygpt.loading.build import build
+from mygpt.loading.load import Loaded
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from mygpt.quantize.modes import MODES

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mygpt.allocator import keep_freed_memory
-from mygpt.build import build
 from mygpt.checkpoint.open import Checkpoint, open_checkpoint
-from mygpt.compile import Compiled, compile_model, prepare_compiler
 from mygpt.engine.detokenizer import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
 from mygpt.hub.resolve import resolve
+from mygpt.loading.allocator import keep_freed_memory
+from mygpt.loading.build import build
+from mygpt.loading.compile import Compiled, compile_model, prepare_compiler
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import choose_placement

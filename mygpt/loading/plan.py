@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from mygpt.build import empty_model, pick_mode
 from mygpt.errors import InputError
 from mygpt.families import read_config
+from mygpt.loading.build import empty_model, pick_mode
+from mygpt.loading.workspace import Workload, logits_bytes, read_bytes, workspace_bytes
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
@@ -26,7 +27,6 @@ from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.modes import Mode
 from mygpt.text.tokenizer_files import read_json
-from mygpt.workspace import Workload, logits_bytes, read_bytes, workspace_bytes
 
 COPIES = 2  # of the largest weight, that a process has in host memory while it loads: mapped, and cast
 

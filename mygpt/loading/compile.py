@@ -19,8 +19,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from mygpt.cuda_graphs import StepGraphs
 from mygpt.errors import InputError
+from mygpt.loading.cuda_graphs import StepGraphs
 from mygpt.model.config import Config
 from mygpt.model.forward_context import Places
 from mygpt.model.gpt import GPT
