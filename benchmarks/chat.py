@@ -19,7 +19,7 @@ from statistics import median
 from report import print_report
 
 from mygpt import LLM
-from mygpt.conversation import Conversation
+from mygpt.chat.conversation import Conversation
 
 TURNS = 10
 ANSWER = 16  # tokens

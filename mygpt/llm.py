@@ -22,7 +22,7 @@ from mygpt.text.chat_template import Prompter
 from mygpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from mygpt.conversation import Conversation
+    from mygpt.chat.conversation import Conversation
 
 # One user message, or a conversation: dicts of "role" and "content".
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -116,7 +116,7 @@ class LLM:
         **sampling: Any,
     ) -> Conversation:
         """A conversation, which goes on after `messages`; the options are those of `mygpt chat`."""
-        from mygpt.conversation import Conversation
+        from mygpt.chat.conversation import Conversation
 
         options = ChatOptions(sys_prompt, max_new_tokens, seed, list(stop), on_overflow, speculate)
         return Conversation(self, options, Sampling(**sampling), messages)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mygpt import LLM
-from mygpt.conversation import Conversation
+from mygpt.chat.conversation import Conversation
+from mygpt.chat.transcript import read_transcript
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import GROWTH
-from mygpt.transcript import read_transcript
 from tests.families.variants import ORIGINAL, WINDOW, variant
 from tests.models import CONTEXT, PADDED_VOCAB, write_model, write_tokenizer
 

@@ -51,10 +51,10 @@ LAYERS = [
     {"loading.build", "checkpoint.convert", "loading.cuda_graphs"},
     {"loading.compile"},
     {"loading.load", "loading.plan"},
-    {"transcript"},
-    {"llm", "conversation"},
+    {"chat.transcript"},
+    {"llm", "chat.conversation"},
     {"__init__"},
-    {"repl"},
+    {"chat"},
     {"commands", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from mygpt import LLM
 from mygpt.__main__ import main
+from mygpt.chat.display import DIM, NORMAL, choose_display
+from mygpt.chat.reasoning import ThoughtSplitter
+from mygpt.chat.session import Session
+from mygpt.chat.slash_commands import COMMANDS, SUBMIT
+from mygpt.chat.terminal import history_file
 from mygpt.errors import ContextOverflowError, InputError
-from mygpt.repl.display import DIM, NORMAL, choose_display
-from mygpt.repl.session import Session
-from mygpt.repl.slash import COMMANDS, SUBMIT
-from mygpt.repl.terminal import history_file
-from mygpt.repl.thoughts import ThoughtSplitter
 from tests.models import CONTEXT, edit_json, write_model
 
 STATISTICS = (
@@ -291,7 +291,7 @@ def test_an_error_that_no_one_foresaw_costs_no_conversation(
         raise torch.OutOfMemoryError("tried to allocate\n7 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mygpt.conversation.keep_common_prefix", full)
+        patch.setattr("mygpt.chat.conversation.keep_common_prefix", full)
         assert repl.does("again").startswith("error: out of memory")
     assert repl.said == ["Hi"]
     repl.handle("again")

@@ -30,17 +30,17 @@ def run(arguments: Sequence[str]) -> None:
     if loading.prompt_style == "raw":
         raise InputError("--prompt_style raw has no way to write a conversation: leave it out, or take plain")
 
-    from mygpt.repl.display import choose_display, note
-    from mygpt.transcript import read_transcript
+    from mygpt.chat.display import choose_display, note
+    from mygpt.chat.transcript import read_transcript
 
     display = choose_display(repl.markdown, sys.stdout)
     if repl.load is not None:
         read_transcript(repl.load)  # what is wrong with it is told before the model is loaded
 
     read_ahead(parsed.get("checkpoint"), loading.revision)
-    from mygpt.conversation import Conversation  # torch comes in here
+    from mygpt.chat.conversation import Conversation  # torch comes in here
+    from mygpt.chat.session import Session
     from mygpt.llm import LLM
-    from mygpt.repl.session import Session
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
     conversation = Conversation(llm, options, sampling)
@@ -57,10 +57,10 @@ def run(arguments: Sequence[str]) -> None:
             "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"
         )
     if interactive:
-        from mygpt.repl.terminal import run_terminal
+        from mygpt.chat.terminal import run_terminal
 
         run_terminal(session)
     else:
-        from mygpt.repl.script import run_script
+        from mygpt.chat.script import run_script
 
         run_script(session, sys.stdin)

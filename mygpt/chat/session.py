@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import closing
 
-from mygpt.conversation import Conversation
+from mygpt.chat.conversation import Conversation
+from mygpt.chat.display import Display
+from mygpt.chat.slash_commands import ENDINGS, run_command, statistics
 from mygpt.errors import ContextOverflowError, InputError, one_line
-from mygpt.repl.display import Display
-from mygpt.repl.slash import ENDINGS, run_command, statistics
 
 
 class Session:

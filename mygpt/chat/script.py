@@ -6,9 +6,9 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
+from mygpt.chat.session import Session, is_command
+from mygpt.chat.slash_commands import SUBMIT
 from mygpt.errors import InputError
-from mygpt.repl.session import Session, is_command
-from mygpt.repl.slash import SUBMIT
 
 
 def run_script(session: Session, lines: TextIO) -> None:

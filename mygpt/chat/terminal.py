@@ -17,8 +17,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
-from mygpt.repl.session import Session, is_command
-from mygpt.repl.slash import COMMANDS, SUBMIT
+from mygpt.chat.session import Session, is_command
+from mygpt.chat.slash_commands import COMMANDS, SUBMIT
 
 
 def run_terminal(session: Session) -> None:

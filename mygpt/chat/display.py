@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TextIO
 
+from mygpt.chat.reasoning import ThoughtSplitter
 from mygpt.errors import InputError
-from mygpt.repl.thoughts import ThoughtSplitter
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

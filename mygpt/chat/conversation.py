@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mygpt.chat.transcript import Message, read_transcript, write_transcript
 from mygpt.engine.decode import keep_common_prefix
 from mygpt.engine.detokenizer import Timing, speculation
 from mygpt.errors import ContextOverflowError, InputError
@@ -14,7 +15,6 @@ from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types
 from mygpt.text.chat_template import Prompter
 from mygpt.text.prompt_styles import PLAIN
-from mygpt.transcript import Message, read_transcript, write_transcript
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Batch

@@ -13,8 +13,8 @@ import yaml
 from mygpt.errors import InputError
 
 if TYPE_CHECKING:
-    from mygpt.conversation import Conversation
-    from mygpt.repl.session import Session
+    from mygpt.chat.conversation import Conversation
+    from mygpt.chat.session import Session
 
 SUBMIT = "!submit"  # the line that sends a message of several
 ENDINGS = ("!quit", "!exit")  # litgpt's names of /exit

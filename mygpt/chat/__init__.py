@@ -1,0 +1,1 @@
+"""Conversations, and the session of `mygpt chat` in a terminal."""
