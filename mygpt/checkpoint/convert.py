@@ -13,7 +13,7 @@ from mygpt.checkpoint.open import Checkpoint
 from mygpt.checkpoint.write import with_dtype, write_folder
 from mygpt.errors import InputError
 from mygpt.families import read_config
-from mygpt.families.base import Family
+from mygpt.families._base import Family
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
 from mygpt.model.linear import Linear

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mygpt.errors import InputError
-from mygpt.families.base import Family
+from mygpt.families._base import Family
 from mygpt.model.attention import OwnHeadNorm
 from mygpt.model.config import Config
 from mygpt.model.linear import FusedLinear, Linear

@@ -9,8 +9,8 @@ from pkgutil import iter_modules
 from typing import Any
 
 from mygpt.errors import InputError
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 from mygpt.quantize.modes import stored_mode
 from mygpt.text.tokenizer_files import read_json

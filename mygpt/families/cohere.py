@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mygpt.families import interleaved
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families import _interleaved
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
 from mygpt.families.llama import SKIPPED, read_llama
 from mygpt.model.config import Config
 
@@ -42,12 +42,12 @@ FAMILY = Family(
     ),
     read_config=_read_config,
     names={
-        **interleaved.NAMES,
+        **_interleaved.NAMES,
         "model.layers.{i}.self_attn.q_norm.weight": Split(
-            ("layers.{i}.attention.q_norm.{h}.weight",), interleaved.split_own_norms
+            ("layers.{i}.attention.q_norm.{h}.weight",), _interleaved.split_own_norms
         ),
         "model.layers.{i}.self_attn.k_norm.weight": Split(
-            ("layers.{i}.attention.k_norm.{h}.weight",), interleaved.split_own_norms
+            ("layers.{i}.attention.k_norm.{h}.weight",), _interleaved.split_own_norms
         ),
     },
     skipped=SKIPPED,

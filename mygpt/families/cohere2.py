@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mygpt.families import interleaved
-from mygpt.families.base import Family
+from mygpt.families import _interleaved
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.families.cohere import read_cohere
-from mygpt.families.fields import Fields
 from mygpt.families.llama import SKIPPED
 from mygpt.model.config import Config
 
@@ -24,6 +24,6 @@ FAMILY = Family(
     summary="Command R7B, Command A",
     examples=("CohereLabs/c4ai-command-r7b-12-2024", "CohereLabs/c4ai-command-a-03-2025"),
     read_config=_read_config,
-    names=interleaved.NAMES,
+    names=_interleaved.NAMES,
     skipped=SKIPPED,
 )

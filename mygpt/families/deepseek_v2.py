@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mygpt.families import latent_fields, llama
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families import _mla, llama
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 
 _DEFAULTS = {
@@ -19,15 +19,15 @@ _DEFAULTS = {
 
 def _read_config(fields: Fields) -> Config:
     fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
-    latent_fields.require(fields, "scoring_func", "softmax")
-    method = latent_fields.require(fields, "topk_method", "greedy", "group_limited_greedy")
+    _mla.require(fields, "scoring_func", "softmax")
+    method = _mla.require(fields, "topk_method", "greedy", "group_limited_greedy")
     # No published file has these: DeepSeek's own code and transformers do different things with them.
     for key in ("norm_topk_prob", "mlp_bias"):
         if fields.flag(key, False):
             raise fields.error(key, "false")
-    config = latent_fields.read_latent(fields)
+    config = _mla.read_latent(fields)
     grouped = method == "group_limited_greedy"
-    moe = latent_fields.read_deepseek_moe(fields, config.n_layers, "grouped_softmax", grouped=grouped)
+    moe = _mla.read_deepseek_moe(fields, config.n_layers, "grouped_softmax", grouped=grouped)
     return replace(config, moe=moe)
 
 
@@ -36,6 +36,6 @@ FAMILY = Family(
     summary="DeepSeek-V2, V2-Lite, V2.5, Coder-V2",
     examples=("deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct"),
     read_config=_read_config,
-    names=latent_fields.NAMES,
+    names=_mla.NAMES,
     skipped=llama.SKIPPED,
 )

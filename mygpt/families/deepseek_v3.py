@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mygpt.families import latent_fields, llama
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families import _mla, llama
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 
 _DEFAULTS = {
@@ -23,10 +23,10 @@ _DEFAULTS = {
 
 def _read_config(fields: Fields) -> Config:
     fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
-    latent_fields.require(fields, "scoring_func", "sigmoid")
-    latent_fields.require(fields, "topk_method", "noaux_tc")
-    config = latent_fields.read_latent(fields)
-    moe = latent_fields.read_deepseek_moe(fields, config.n_layers, "sigmoid", grouped=True)
+    _mla.require(fields, "scoring_func", "sigmoid")
+    _mla.require(fields, "topk_method", "noaux_tc")
+    config = _mla.read_latent(fields)
+    moe = _mla.read_deepseek_moe(fields, config.n_layers, "sigmoid", grouped=True)
     if moe.n_experts < 2 * moe.n_groups:  # a group counts for as much as its best two
         raise fields.error("n_group", f"at most half of 'n_routed_experts' ({moe.n_experts})")
     return replace(config, moe=moe)
@@ -42,7 +42,7 @@ FAMILY = Family(
     ),
     read_config=_read_config,
     names={
-        **latent_fields.NAMES,
+        **_mla.NAMES,
         "model.layers.{i}.mlp.gate.e_score_correction_bias": "layers.{i}.mlp.router.correction",
     },
     # The layer past the last predicts one token more, in training and for speculative decoding.

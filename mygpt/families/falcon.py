@@ -1,9 +1,9 @@
 """Falcon (arXiv:2311.16867): 7B (multi-query, one norm), 40B and 180B (grouped queries, two norms), 11B."""
 
 from mygpt.errors import InputError
-from mygpt.families.base import Family, Split, split_grouped_qkv
-from mygpt.families.fields import Fields
-from mygpt.families.rope_fields import context_length, read_rope
+from mygpt.families._base import Family, Split, split_grouped_qkv
+from mygpt.families._fields import Fields
+from mygpt.families._rope import context_length, read_rope
 from mygpt.model.config import Config
 
 

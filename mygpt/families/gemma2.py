@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from mygpt.families import llama
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
 from mygpt.families.gemma import read_gemma
 from mygpt.families.llama import SKIPPED
 from mygpt.model.config import Config

@@ -1,9 +1,9 @@
 """Gemma 3 with images (arXiv:2503.19786), of which the language model is read."""
 
 from mygpt.families import gemma3_text
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
-from mygpt.families.multimodal import SKIPPED, text_fields, text_names
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
+from mygpt.families._multimodal import SKIPPED, text_fields, text_names
 from mygpt.model.config import Config
 
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from mygpt.families import gemma2
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
+from mygpt.families._rope import read_rope, with_rope_of
 from mygpt.families.gemma import read_gemma
 from mygpt.families.llama import SKIPPED
-from mygpt.families.rope_fields import read_rope, with_rope_of
 from mygpt.model.config import Config
 
 NAMES: dict[str, str | Split] = {

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-from mygpt.families import interleaved
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families import _interleaved
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
 from mygpt.families.llama import SKIPPED, read_llama
 from mygpt.families.phi3 import split_gate_up
 from mygpt.model.config import Config
 
 # Also those of GLM-4-0414.
 NAMES: dict[str, str | Split] = {
-    **interleaved.NAMES,
+    **_interleaved.NAMES,
     "model.layers.{i}.mlp.gate_up_proj.weight": Split(
         ("layers.{i}.mlp.gate.weight", "layers.{i}.mlp.up.weight"), split_gate_up
     ),

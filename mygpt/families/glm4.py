@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.families.glm import NAMES, read_glm
 from mygpt.families.llama import SKIPPED
 from mygpt.model.config import Config

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mygpt.errors import InputError
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config, RopeConfig
 
 if TYPE_CHECKING:

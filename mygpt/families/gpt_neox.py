@@ -1,8 +1,8 @@
 """GPT-NeoX (arXiv:2204.06745): Pythia, StableLM-alpha, RedPajama-INCITE, Dolly."""
 
-from mygpt.families.base import Family, Split, split_grouped_qkv
-from mygpt.families.fields import Fields
-from mygpt.families.rope_fields import context_length, read_rope
+from mygpt.families._base import Family, Split, split_grouped_qkv
+from mygpt.families._fields import Fields
+from mygpt.families._rope import context_length, read_rope
 from mygpt.model.config import Config
 
 

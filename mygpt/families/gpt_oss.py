@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mygpt.families import llama, moe_fields
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families import _moe, llama
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
 from mygpt.model.config import ClampedSwiGLU, Config, MoEConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _read_config(fields: Fields) -> Config:
     if not raw.get("rope_parameters") and not raw.get("rope_scaling"):
         raw["rope_parameters"] = _DEFAULT_ROPE
     config = llama.read_llama(Fields(raw, fields.source))
-    n_experts, n_chosen = moe_fields.read_experts(fields, "num_local_experts", "num_experts", per_token=4)
+    n_experts, n_chosen = _moe.read_experts(fields, "num_local_experts", "num_experts", per_token=4)
     return replace(
         config,
         layer_windows=fields.windows(

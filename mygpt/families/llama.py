@@ -1,8 +1,8 @@
 """Llama and what is shaped like it: Llama 1 to 3.3, TinyLlama, Vicuna, SmolLM2, Falcon 3, and many more."""
 
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
-from mygpt.families.rope_fields import context_length, read_rope
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
+from mygpt.families._rope import context_length, read_rope
 from mygpt.model.config import Config
 
 # Also those of the families that are Llama but for a detail.

@@ -1,11 +1,11 @@
 """Mistral with images (Mistral Small 3.1, Ministral 3), of which the language model is read."""
 
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
+from mygpt.families._multimodal import SKIPPED, text_fields, text_names
 from mygpt.families.llama import NAMES
 from mygpt.families.ministral3 import read_ministral3
 from mygpt.families.mistral import read_mistral
-from mygpt.families.multimodal import SKIPPED, text_fields, text_names
 from mygpt.model.config import Config
 
 _READERS = {"mistral": read_mistral, "ministral3": read_ministral3}

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mygpt.families import llama, moe_fields
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families import _moe, llama
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config, MoEConfig
 
 _DEFAULTS = {
@@ -17,7 +17,7 @@ _DEFAULTS = {
 
 def _read_config(fields: Fields) -> Config:
     config = llama.read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
-    n_experts, n_chosen = moe_fields.read_experts(fields, "num_local_experts", "num_experts", per_token=2)
+    n_experts, n_chosen = _moe.read_experts(fields, "num_local_experts", "num_experts", per_token=2)
     return replace(
         config,
         attention_bias=False,
@@ -43,7 +43,7 @@ FAMILY = Family(
     read_config=_read_config,
     names={
         **llama.NAMES,
-        **moe_fields.NAMES,
+        **_moe.NAMES,
         f"{_FILE}.gate.weight": f"{_OURS}.router.weight",
         f"{_FILE}.experts.{{e}}.w1.weight": f"{_OURS}.experts.{{e}}.gate.weight",
         f"{_FILE}.experts.{{e}}.w3.weight": f"{_OURS}.experts.{{e}}.up.weight",

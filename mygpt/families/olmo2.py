@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from mygpt.families import llama
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 
 # Also those of OLMo 3 and EXAONE 4.

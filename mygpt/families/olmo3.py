@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
+from mygpt.families._rope import read_rope, with_rope_of
 from mygpt.families.llama import SKIPPED
 from mygpt.families.olmo2 import NAMES, read_olmo2
-from mygpt.families.rope_fields import read_rope, with_rope_of
 from mygpt.model.config import Config
 
 _THETA = 500_000.0

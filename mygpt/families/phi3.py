@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mygpt.families.base import Family, Split
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family, Split
+from mygpt.families._fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 from mygpt.model.config import Config
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mygpt.families import llama, moe_fields
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families import _moe, llama
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 
 _DEFAULTS = {"num_key_value_heads": 16, "max_position_embeddings": 32_768}
@@ -19,7 +19,7 @@ def _read_config(fields: Fields) -> Config:
         attention_output_bias=False,
         mlp_bias=False,
         layer_windows=_read_windows(fields, config.n_layers),
-        moe=moe_fields.read_qwen_moe(fields, config.n_layers, per_token=4, shared_size=shared_size),
+        moe=_moe.read_qwen_moe(fields, config.n_layers, per_token=4, shared_size=shared_size),
     )
 
 
@@ -39,7 +39,7 @@ FAMILY = Family(
     read_config=_read_config,
     names={
         **llama.NAMES,
-        **moe_fields.NAMES,
+        **_moe.NAMES,
         "model.layers.{i}.mlp.shared_expert.gate_proj.weight": "layers.{i}.mlp.shared.mlp.gate.weight",
         "model.layers.{i}.mlp.shared_expert.up_proj.weight": "layers.{i}.mlp.shared.mlp.up.weight",
         "model.layers.{i}.mlp.shared_expert.down_proj.weight": "layers.{i}.mlp.shared.mlp.down.weight",

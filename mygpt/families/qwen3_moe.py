@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mygpt.families import llama, moe_fields, qwen3
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families import _moe, llama, qwen3
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 
 _DEFAULTS = {"num_key_value_heads": 4, "max_position_embeddings": 32_768}
@@ -20,7 +20,7 @@ def _read_config(fields: Fields) -> Config:
         qk_norm="head",
         mlp_bias=False,
         layer_windows=(window,) * config.n_layers,
-        moe=moe_fields.read_qwen_moe(fields, config.n_layers, per_token=8),
+        moe=_moe.read_qwen_moe(fields, config.n_layers, per_token=8),
     )
 
 
@@ -29,7 +29,7 @@ FAMILY = Family(
     summary="Qwen3 MoE: 30B-A3B, 235B-A22B, Qwen3-Coder",
     examples=("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-30B-A3B-Instruct-2507", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
     read_config=_read_config,
-    names={**qwen3.FAMILY.names, **moe_fields.NAMES},
+    names={**qwen3.FAMILY.names, **_moe.NAMES},
     skipped=llama.SKIPPED,
     quantizations=("fp8",),
 )

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from mygpt.families.base import Family
-from mygpt.families.fields import Fields
+from mygpt.families._base import Family
+from mygpt.families._fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 from mygpt.model.config import Config
 

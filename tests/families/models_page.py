@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from mygpt.families import FAMILIES, read_config
-from mygpt.families.rope_fields import _known_ropes
+from mygpt.families._rope import _known_ropes
 from mygpt.model.config import Config
 from tests.families.variants import VARIANTS
 

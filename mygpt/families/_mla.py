@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mygpt.errors import InputError
-from mygpt.families import interleaved, llama, moe_fields
-from mygpt.families.base import Split
-from mygpt.families.fields import Fields
-from mygpt.families.rope_fields import yarn_score_factor
+from mygpt.families import _interleaved, _moe, llama
+from mygpt.families._base import Split
+from mygpt.families._fields import Fields
+from mygpt.families._rope import yarn_score_factor
 from mygpt.model.config import Config, LatentConfig, MoEConfig, RouterType
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_deepseek_moe(
     fields: Fields, n_layers: int, router: RouterType, *, grouped: bool, per_token: int | None = None
 ) -> MoEConfig:
     """The experts of DeepSeek's configurations, whose numbers the family gives defaults for."""
-    n_experts, n_chosen = moe_fields.read_experts(fields, "n_routed_experts", per_token=per_token)
+    n_experts, n_chosen = _moe.read_experts(fields, "n_routed_experts", per_token=per_token)
     n_groups, n_groups_chosen = _read_groups(fields, n_experts, n_chosen) if grouped else (1, 1)
     dense, step = fields.count("first_k_dense_replace"), fields.integer("moe_layer_freq", 1)
     width = fields.integer("moe_intermediate_size")
@@ -103,7 +103,7 @@ def _by_halves(tensor: Tensor, latent: LatentConfig, size: int) -> tuple[Tensor]
     if not latent.interleaved:
         return (tensor,)
     plain = size - latent.rotated_dim
-    order = [*range(plain), *(plain + i for i in interleaved.halves(latent.rotated_dim))]
+    order = [*range(plain), *(plain + i for i in _interleaved.halves(latent.rotated_dim))]
     return (tensor.view(-1, size, *tensor.shape[1:])[:, order].view(tensor.shape),)
 
 
@@ -118,7 +118,7 @@ def split_keys_values(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor]:
 _ATTENTION, _SHARED = "layers.{i}.attention", "layers.{i}.mlp.shared"
 NAMES: dict[str, str | Split] = {
     **llama.NAMES,
-    **moe_fields.NAMES,
+    **_moe.NAMES,
     "model.layers.{i}.self_attn.q_proj.{p}": Split((f"{_ATTENTION}.q.{{p}}",), split_queries),
     "model.layers.{i}.self_attn.q_a_proj.{p}": f"{_ATTENTION}.q.down.{{p}}",
     "model.layers.{i}.self_attn.q_a_layernorm.weight": f"{_ATTENTION}.q.norm.weight",

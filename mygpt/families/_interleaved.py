@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mygpt.families import llama
-from mygpt.families.base import Split
+from mygpt.families._base import Split
 from mygpt.model.config import Config
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mygpt.families.base import Split
-from mygpt.families.fields import Fields
+from mygpt.families._base import Split
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config, MoEConfig
 
 if TYPE_CHECKING:

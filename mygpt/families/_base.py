@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mygpt.errors import InputError
-from mygpt.families.fields import Fields
+from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 
 if TYPE_CHECKING:

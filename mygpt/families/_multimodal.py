@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from mygpt.families.base import Split
-from mygpt.families.fields import Fields
+from mygpt.families._base import Split
+from mygpt.families._fields import Fields
 
 
 def text_fields(fields: Fields) -> Fields:

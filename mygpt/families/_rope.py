@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mygpt.errors import InputError
-from mygpt.families.fields import Fields
+from mygpt.families._fields import Fields
 from mygpt.model.config import RopeConfig, RopeType
 
 # The keys that may stand beside `rope_type`. One that is not here may change the mathematics: refused.
