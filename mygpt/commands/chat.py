@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mygpt.commands.parser import given, make_parser, parse, take, with_strategy
+from mygpt.commands._parser import given, make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO
 from mygpt.hub.prefetch import read_ahead

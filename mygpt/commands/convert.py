@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mygpt.commands.parser import make_parser, parse
+from mygpt.commands._parser import make_parser, parse
 from mygpt.errors import InputError
 from mygpt.options import QUANTIZATIONS
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mygpt.commands.parser import make_parser, parse
+from mygpt.commands._parser import make_parser, parse
 from mygpt.errors import InputError
 from mygpt.families import check_folder
 from mygpt.hub import resolve as hub

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mygpt.commands.output import print_json, print_statistics, print_text
-from mygpt.commands.parser import make_parser, parse, take, with_strategy
+from mygpt.commands._output import print_json, print_statistics, print_text
+from mygpt.commands._parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.hub.prefetch import read_ahead
 from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter

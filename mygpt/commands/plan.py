@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mygpt.commands.parser import make_parser, parse, take, with_strategy
+from mygpt.commands._parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.options import COMMAND_STRATEGIES, LoadOptions, PlanOptions
 
