@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mygpt import kernels
-from mygpt.kernels import build, ops
+from mygpt.kernels.cpu import build, ops
 from mygpt.model.config import Config, RopeConfig
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import KVCache, LayerShape
@@ -323,7 +323,8 @@ def test_many_rows_without_a_matrix_unit(fresh: Path) -> None:
     code = f"""
 import sys, pytest, torch
 torch.cpu._is_amx_tile_supported = lambda: False
-from mygpt.kernels import library, ops
+from mygpt.kernels import library
+from mygpt.kernels.cpu import ops
 assert library().mygpt_has_tiles() == ops._BY_VECTORS
 sys.exit(pytest.main(["-p", "no:cacheprovider", {__file__!r}, "-k", "of_many or whole_block"]))
 """

@@ -19,7 +19,7 @@ from mygpt.quantize.matmul import make_products
 from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import quantize
 from tests.models import write_model
-from tests.test_quantize import ERROR, FAMILY_SIZES, FOUR_BITS, ROUNDING, error, random_matrix
+from tests.quantize.test_bnb import ERROR, FAMILY_SIZES, FOUR_BITS, ROUNDING, error, random_matrix
 
 pytestmark = [
     pytest.mark.cuda,

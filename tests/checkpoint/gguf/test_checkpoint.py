@@ -20,7 +20,7 @@ from mygpt.checkpoint.gguf.header import read_header
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.checkpoint.write import write_folder
 from mygpt.errors import InputError
-from tests.test_gguf_tokenizer import BYTE_LEVEL, byte_level_metadata, trained
+from tests.checkpoint.gguf.test_tokenizer import BYTE_LEVEL, byte_level_metadata, trained
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, WIDTH, VOCAB = 2, 256, 4, 2, 64, 512, 96
 

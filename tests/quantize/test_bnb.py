@@ -17,7 +17,7 @@ from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError
 from mygpt.families import read_config
-from mygpt.kernels import ops
+from mygpt.kernels.cpu import ops
 from mygpt.loading.build import build
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions

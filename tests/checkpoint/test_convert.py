@@ -21,7 +21,7 @@ from mygpt.quantize.modes import MODES
 from mygpt.quantize.tensors import quantize
 from tests.families.variants import variant
 from tests.models import write_model
-from tests.test_quantize import SIZES, error
+from tests.quantize.test_bnb import SIZES, error
 
 QUESTION = "What is the capital of France?"
 # Of the logits of the answer's beginning, relative to bfloat16's: so small a model feels 4 bits.
