@@ -97,7 +97,7 @@ def make_pair(model: GPT, n: int) -> GPT:
         draft = GPT(replace(model.config, n_layers=n))
     draft.embed, draft.position_embed = model.embed, model.position_embed
     draft.layers = model.layers[:n]
-    draft.norm, draft.head, draft.places = model.norm, model.head, model.places
+    draft.norm, draft.head, draft.context_builder = model.norm, model.head, model.context_builder
     return draft.eval()
 
 

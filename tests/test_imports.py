@@ -25,7 +25,8 @@ LAYERS = [
         "model.norm",
         "text.stop_strings",
     },
-    {"model.kv_cache", "quantize", "engine.sequence", "model.steady_context"},
+    {"model.kv_cache", "quantize", "engine.sequence"},
+    {"model.causal_lm"},
     {"text.tokenizer", "text.tokenizer_files", "text.chat_template", "text.prompt_styles"},
     {"checkpoint.index"},
     {

@@ -7,45 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mygpt.engine.sequence import Chooser, Drafter, Drafts, Generation
+from mygpt.model.causal_lm import PREFILL_CHUNK, CausalLM
 from mygpt.model.kv_cache import KVCache
-from mygpt.model.rope import RotaryEmbedding
 from mygpt.options import Sampling
-
-# Tokens a sequence that one forward pass of the prefill takes: what bounds the size of its masks.
-PREFILL_CHUNK = 1024
-
-
-class Model(Protocol):
-    """What the loop needs of a model: `GPT.forward`, on whatever placement."""
-
-    @property
-    def rope(self) -> RotaryEmbedding:
-        """The rotary embedding, which says when a cache is out of date."""
-
-    def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
-        """An empty cache."""
-
-    def __call__(
-        self,
-        ids: Tensor,
-        cache: KVCache,
-        /,
-        *,
-        last: list[int] | None = None,
-        lengths: list[int] | None = None,
-    ) -> Tensor:
-        """Logits (B, V) at the place `last` of each sequence of `ids` (B, T); without it (B, T, V), of drafts."""
 
 
 @torch.inference_mode()
 def decode(
-    model: Model,
+    model: CausalLM,
     generations: Sequence[Generation],
     cache: KVCache,
     sampling: Sampling,
@@ -119,7 +93,7 @@ def _take_run(
         generation.judge(len(draft), count)
 
 
-def draft_limits(model: Model, cache: KVCache, generations: Sequence[Generation]) -> list[int]:
+def draft_limits(model: CausalLM, cache: KVCache, generations: Sequence[Generation]) -> list[int]:
     """How many tokens may be drafted for each sequence, so that none of them is in vain or outdates the cache."""
     outdates = model.rope.outdates_cache
     if any(outdates(length, length + 1) for length in cache.lengths):
@@ -133,7 +107,7 @@ def draft_limits(model: Model, cache: KVCache, generations: Sequence[Generation]
 
 
 def step(
-    model: Model, cache: KVCache, generations: Sequence[Generation], drafts: Sequence[list[int]]
+    model: CausalLM, cache: KVCache, generations: Sequence[Generation], drafts: Sequence[list[int]]
 ) -> Tensor:
     """Logits (B, 1 + D, V) after each sequence's newest token, and after each of its draft. Finished ones stand still.
 
@@ -148,15 +122,15 @@ def step(
     rows = [[g.new_ids[-1], *d, *[0] * (width - len(d))] for g, d in zip(generations, drafts, strict=True)]
     ids = torch.tensor(rows, device=cache.device)
     if width == 0:
-        logits = model(ids, cache, last=[0] * len(ids))[:, None]
+        logits = model(ids, cache, logits_indices=[0] * len(ids))[:, None]
     else:
         lengths = [held + 1 + len(draft) for held, draft in zip(cache.lengths, drafts, strict=True)]
-        logits = model(ids, cache, lengths=lengths)
+        logits = model(ids, cache, sequence_lengths=lengths, speculative=True)
     cache.advance(counts)
     return logits
 
 
-def keep_common_prefix(model: Model, cache: KVCache, held: Sequence[int], prompt: Sequence[int]) -> int:
+def keep_common_prefix(model: CausalLM, cache: KVCache, held: Sequence[int], prompt: Sequence[int]) -> int:
     """Cut a cache of one sequence, the ids `held`, back to what a new prompt begins with; returns how much that is.
 
     The last token of the prompt is computed in any case: its logits are what is wanted.
@@ -169,7 +143,7 @@ def keep_common_prefix(model: Model, cache: KVCache, held: Sequence[int], prompt
     return cache.lengths[0]
 
 
-def prefill(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tensor:
+def prefill(model: CausalLM, cache: KVCache, prompts: Sequence[list[int]]) -> Tensor:
     """Logits (B, V) after each prompt; computes what the cache does not hold of it, in chunks.
 
     Prompts are padded at the right. A padded place is written to the cache past its sequence's length,
@@ -185,7 +159,9 @@ def prefill(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tenso
         counts = [len(rest) for rest in rests]
         width = max(counts)
         ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests], device=cache.device)
-        logits = model(ids, cache, last=[max(count, 1) - 1 for count in counts], lengths=whole)
+        logits = model(
+            ids, cache, logits_indices=[max(count, 1) - 1 for count in counts], sequence_lengths=whole
+        )
         # A row that had ended in an earlier chunk keeps the logits of that one.
         new = torch.tensor(counts, device=logits.device)[:, None] > 0
         result = logits if result is None else logits.where(new, result)
@@ -194,7 +170,7 @@ def prefill(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tenso
     return result
 
 
-def prefill_distinct(model: Model, cache: KVCache, prompts: Sequence[list[int]]) -> Tensor:
+def prefill_distinct(model: CausalLM, cache: KVCache, prompts: Sequence[list[int]]) -> Tensor:
     """As `prefill`, but a prompt that several rows share (`--num_samples`) is computed once."""
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     if len(distinct) == len(prompts) or any(cache.lengths):

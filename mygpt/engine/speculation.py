@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from mygpt.engine.decode import Model, prefill
+from mygpt.engine.decode import prefill
 from mygpt.engine.sequence import Chooser, Drafter, Drafts, Generation
 from mygpt.errors import InputError
+from mygpt.model.causal_lm import CausalLM
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import SPECULATIONS, Sampling
@@ -76,7 +77,7 @@ class IndexedText:
 class ModelDrafter:
     """A smaller model of the same vocabulary, with a cache of its own that follows the accepted tokens."""
 
-    def __init__(self, model: Model, config: Config, vocab_size: int) -> None:
+    def __init__(self, model: CausalLM, config: Config, vocab_size: int) -> None:
         """`config` is the model's; ids from `vocab_size` on are not proposed."""
         self.model = model
         self.config = config
@@ -142,7 +143,7 @@ class ModelDrafter:
                 drawn_from[rows, place] = probabilities
             if place + 1 < width:
                 ids = torch.tensor([(draft or [0])[-1:] for draft in drafts], device=cache.device)
-                logits = self.model(ids, cache, last=[0] * len(ids))[:, : self.vocab_size]
+                logits = self.model(ids, cache, logits_indices=[0] * len(ids))[:, : self.vocab_size]
                 cache.advance([int(limit > place) for limit in limits])
         return Drafts(drafts, drawn_from)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
@@ -22,17 +22,19 @@ from torch import Tensor
 from mygpt.errors import InputError
 from mygpt.loading.cuda_graphs import StepGraphs
 from mygpt.model.config import Config
-from mygpt.model.forward_context import Places
+from mygpt.model.forward_context import ContextBuilder, ForwardOptions, StaticContextBuilder
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import GROWTH, KVCache, LayerCache
 from mygpt.model.moe import MoE
 from mygpt.model.rope import RotaryEmbedding
-from mygpt.model.steady_context import SteadyPlaces
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.rank_env import is_follower
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.paths import cache_folder
 from mygpt.quantize.matmul import EightBitProduct
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Tokens of the prompts that are compiled with: some products have ways of their own for few rows.
 MANY, FEW = 80, 5
@@ -49,7 +51,7 @@ class Compiled:
         self.graphs = graphs
         self._kinds: set[tuple[bool, ...]] = set()  # those that ran before
         self._marked: WeakSet[LayerCache] = WeakSet()
-        _make_steady(model)
+        _use_static_contexts(model)
         eager: Any = torch.compiler.disable
         for layer in model.layers:
             layer.compile(dynamic=True)
@@ -72,28 +74,28 @@ class Compiled:
         return self.model.allocate_cache(batch_size, min(slots, GROWTH), device)
 
     def __call__(
-        self,
-        ids: Tensor,
-        cache: KVCache | None = None,
-        *,
-        last: list[int] | None = None,
-        lengths: list[int] | None = None,
+        self, ids: Tensor, cache: KVCache | None = None, **options: Unpack[ForwardOptions]
     ) -> Tensor:
         """As `GPT.forward`."""
         follows = cache is not None and any(cache.lengths)
-        kind = len(ids) > 1, ids.shape[1] > 1, cache is not None, follows, last is None
+        kind = len(ids) > 1, ids.shape[1] > 1, cache is not None, follows, "logits_indices" in options
         with _settings(), progress(show=kind not in self._kinds):
             self._kinds.add(kind)
             if cache is not None:
                 self._prepare(cache)
-                if self.graphs is not None and follows and ids.shape[1] == 1 and lengths is None:
+                if (
+                    self.graphs is not None
+                    and follows
+                    and ids.shape[1] == 1
+                    and "sequence_lengths" not in options
+                ):
                     return self.graphs.step(ids, cache)
-            logits: Tensor = self.model(ids, cache, last=last, lengths=lengths)
+            logits: Tensor = self.model(ids, cache, **options)
         return logits
 
     def _prepare(self, cache: KVCache) -> None:
         """Leave nothing in the cache that a pass would find in one of two states."""
-        cache.settle()
+        cache.commit_pending()
         if cache.layers[0] not in self._marked:
             for layer in cache.layers:  # heads and their widths stay, so they need be no symbols
                 self._marked.add(layer)
@@ -113,7 +115,7 @@ class Compiled:
                 for new in (many, many, 1):
                     ids = torch.zeros(1, new, dtype=torch.long, device=cache.device)
                     cache.reserve(cache.lengths[0] + new)
-                    self(ids, cache, last=[new - 1])
+                    self(ids, cache, logits_indices=[new - 1])
                     cache.advance([new])
 
 
@@ -151,13 +153,13 @@ def _takes_graphs(model: GPT, placement: Placement) -> bool:
     return placement.strategy is None and placement.devices[0].type == "cuda" and not asks
 
 
-def _make_steady(model: GPT) -> None:
-    def steady(places: Places) -> SteadyPlaces:
-        return SteadyPlaces(model.config).to(places.rope.inv_freq.device)
+def _use_static_contexts(model: GPT) -> None:
+    def static(context_builder: ContextBuilder) -> StaticContextBuilder:
+        return StaticContextBuilder(model.config).to(context_builder.rope.inv_freq.device)
 
-    model.places = steady(model.places)
+    model.context_builder = static(model.context_builder)
     if isinstance(model, SequentialGPT):
-        model.parts = [replace(part, places=steady(part.places)) for part in model.parts]
+        model.parts = [replace(part, context_builder=static(part.context_builder)) for part in model.parts]
 
 
 @contextmanager

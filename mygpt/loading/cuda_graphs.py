@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from mygpt.model.forward_context import StaticContextBuilder
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import KVCache, LayerCache
-from mygpt.model.steady_context import SteadyPlaces
 
 # Runs a function once, and gives one that does again all that it did on the device, to the same tensors.
 Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -41,7 +41,7 @@ class StepGraphs:
     """The graphs of a model's steps, one for each cache: its tensors, and so its size, are a part of the graph."""
 
     def __init__(self, model: GPT, recorder: Recorder = record) -> None:
-        """`model` has `SteadyPlaces`."""
+        """`model` has `StaticContextBuilder`."""
         self.model = model
         self.recorder = recorder
         # By a cache's first layer, which is another one after the cache has grown.
@@ -65,11 +65,11 @@ class Step:
         """Record the step of these `ids` (B, 1) at `positions` (B, 1); to do it again changes nothing."""
         own_ids, own_positions = ids.clone(), positions.clone()
         slots, dtype = cache.slots, model.embed.weight.dtype
-        places = model.places
-        assert isinstance(places, SteadyPlaces)
+        builder = model.context_builder
+        assert isinstance(builder, StaticContextBuilder)
 
         def run() -> Tensor:
-            context = places.steady(own_positions, own_positions[:, 0] + 1, slots, dtype)
+            context = builder.static(own_positions, own_positions[:, 0] + 1, slots, dtype)
             x = model.embedded(own_ids, context)
             x = model.run(range(len(model.layers)), x, context, cache)
             return model.logits(x, [0] * len(own_ids))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mygpt.engine.decode import PREFILL_CHUNK
+from mygpt.model.causal_lm import PREFILL_CHUNK
 from mygpt.model.config import Config
 from mygpt.model.linear import Linear
 from mygpt.model.moe import MoE

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.config import Config
-from mygpt.model.forward_context import Context, Mask
+from mygpt.model.forward_context import ForwardContext, Mask
 from mygpt.model.kv_cache import LayerCache, LayerShape
 from mygpt.model.linear import FusedLinear, Linear
 from mygpt.model.norm import make_norm
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         """What this layer caches of a token."""
         return LayerShape(self.qkv.slots["k"] // self.head_dim, self.head_dim, self.window)
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
         qkv = self.qkv(x)
         if self.clip is not None:
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         output: Tensor = self.output(y.flatten(2))
         return output
 
-    def kernel_call(self, context: Context, cache: LayerCache) -> kernels.Attention:
+    def kernel_call(self, context: ForwardContext, cache: LayerCache) -> kernels.Attention:
         """This layer's places and sizes, as the kernels take them."""
         return kernels.attention_call(
             self.qkv.slots["q"] // self.head_dim,
@@ -75,10 +75,10 @@ class Attention(nn.Module):
             self.scale,
         )
 
-    def _tables(self, context: Context) -> tuple[Tensor, Tensor] | None:
+    def _tables(self, context: ForwardContext) -> tuple[Tensor, Tensor] | None:
         return (context.window_rotary if self.window else context.rotary) if self.rotates else None
 
-    def _attend(self, qk: Tensor, v: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+    def _attend(self, qk: Tensor, v: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """Rotate, write to the cache, attend: qk (B, T, H + K, D) and v (B, T, K, D) to (B, T, H, D)."""
         tables = self._tables(context)
         if tables is not None:

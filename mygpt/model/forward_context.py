@@ -1,4 +1,4 @@
-"""Where the tokens of one forward pass stand, and which others each may look at.
+"""Positions and masks of one forward pass: what all layers need to know of its tokens beside the tokens.
 
 Shapes: B sequences, T new tokens, S tokens to attend to, R rotated dimensions.
 """
@@ -6,7 +6,8 @@ Shapes: B sequences, T new tokens, S tokens to attend to, R rotated dimensions.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +18,26 @@ from mygpt.model.rope import RotaryEmbedding
 
 @dataclass(frozen=True)
 class Mask:
-    """What a query may see: all, or as `allowed` (B, 1, T, S) says, or itself and all before it (`causal`)."""
+    """The keys that a query attends to: all, those of `allowed` (B, 1, T, S), or itself and those before (`causal`)."""
 
     allowed: Tensor | None = None
     causal: bool = False
 
 
 @dataclass(frozen=True)
-class Context:
-    """What every layer of one forward pass needs to know of the tokens' places.
+class ForwardContext:
+    """What every layer of one forward pass is told.
 
     Attributes:
-        positions: (B, T), each token's place in its sequence.
-        ends: (B, 1), the place after each sequence's last token; those at or past it are padding.
-        start: the first token's place, where it is the same in all sequences.
-        end: the place after the last token of all, padding too.
+        positions: (B, T), each token's position in its sequence.
+        ends: (B, 1), the position after each sequence's last token; tokens at or past it are padding.
+        start: the first token's position, where it is the same in all sequences.
+        end: the position after the last token of the longest sequence, padding included.
         rotary: the tables cos and sin, (B, T, 1, R) each, of layers without a window.
         window_rotary: those of layers with one.
         query_scale: (B, T, 1, 1), what each query is multiplied by; None is 1.
         masks: by the layers' window (0: none).
-        tentative: how many of the tokens the cache is to keep shows only with the next ones: drafts.
+        speculative: the tokens are drafts: the next pass tells how many of them the cache keeps.
     """
 
     positions: Tensor
@@ -47,7 +48,7 @@ class Context:
     window_rotary: tuple[Tensor, Tensor]
     query_scale: Tensor | None
     masks: dict[int, Mask]
-    tentative: bool = False
+    speculative: bool = False
 
 
 def query_scales(scaling: QueryScaling, positions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -61,7 +62,7 @@ def make_masks(
 ) -> dict[int, Mask]:
     """The mask of each window, for tokens at `positions` (B, T) that follow `starts` cached ones.
 
-    `slots` is the size of the cache; None is no cache. The layout of the keys is that of `cache.py`.
+    `slots` is the size of the cache; None is no cache. The layout of the keys is that of `kv_cache.py`.
     """
     return {window: _mask(window, positions, starts, slots) for window in windows}
 
@@ -92,8 +93,46 @@ def ring_mask(window: int, ring: int, held: int, positions: Tensor) -> Mask:
     return Mask(((keys >= 0) & (keys <= queries) & (keys > queries - window))[:, None])
 
 
-class Places(nn.Module):
-    """Makes the context of each forward pass, on the device of the layers that use it."""
+class ForwardOptions(TypedDict, total=False):
+    """What a forward pass may be told beside ids and cache. All of it is host data, which ranks can send each other.
+
+    Keys:
+        logits_indices: (B,) the one index in T whose logits are wanted of each sequence, that of its last token:
+            what follows is padding. Without it all logits are returned, and no token is padding.
+        sequence_lengths: (B,) the whole lengths of the sequences, where they are not those after this pass.
+        speculative: the tokens are drafts: how many of them stay shows later, when the cache's lengths are set.
+    """
+
+    logits_indices: list[int]
+    sequence_lengths: list[int]
+    speculative: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass in numbers of the host, from which contexts are built.
+
+    Attributes:
+        cached: tokens that the cache holds of each sequence.
+        n_new: T.
+        slots: size of the cache; None: there is none.
+        logits_indices: index in T of each sequence's last token; None: none is padding.
+        sequence_lengths: whole lengths of the sequences.
+        speculative: as of `ForwardContext`.
+        dtype: of the rotary tables.
+    """
+
+    cached: list[int]
+    n_new: int
+    slots: int | None
+    logits_indices: list[int] | None
+    sequence_lengths: list[int]
+    speculative: bool
+    dtype: torch.dtype
+
+
+class ContextBuilder(nn.Module):
+    """Builds the context of each forward pass, on the device of the layers that use it."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -101,40 +140,30 @@ class Places(nn.Module):
         self.rope = RotaryEmbedding(config.rope)
         self.window_rope = RotaryEmbedding(config.window_rope) if config.window_rope else None
 
-    def forward(
-        self,
-        starts: list[int],
-        new: int,
-        last: list[int] | None,
-        lengths: list[int] | None,
-        slots: int | None,
-        dtype: torch.dtype,
-    ) -> Context:
-        """The context of `new` tokens that follow `starts` cached ones of each sequence.
+    def forward(self, step: Step) -> ForwardContext:
+        """The context of a step."""
+        cached = step.cached
+        positions, ends, lengths = self.positions(step)
+        return ForwardContext(
+            positions,
+            ends,
+            cached[0] if min(cached) == max(cached) else None,
+            max(cached) + step.n_new,
+            *self.tables(positions, lengths, step.dtype),
+            make_masks({*self.config.windows}, positions, cached, step.slots),
+            step.speculative,
+        )
 
-        Args:
-            starts: how many tokens the cache holds of each sequence.
-            new: T.
-            last: the place of T of each sequence's last token; by default the last place.
-            lengths: the sequences' whole lengths, by default those after these tokens.
-            slots: the size of the cache; None is no cache.
-            dtype: of the tables.
-        """
-        positions, ends, whole = self.where(starts, new, last, lengths)
-        masks = make_masks({*self.config.windows}, positions, starts, slots)
-        start = starts[0] if min(starts) == max(starts) else None
-        end, tentative = max(starts) + new, last is None
-        return Context(positions, ends, start, end, *self.tables(positions, whole, dtype), masks, tentative)
-
-    def where(
-        self, starts: list[int], new: int, last: list[int] | None, lengths: list[int] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (B, T), ends (B, 1), and on the host the sequences' whole lengths (B,); as of `forward`."""
+    def positions(self, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """`positions` (B, T), `ends` (B, 1), and on the host the sequences' whole lengths (B,)."""
         device = self.rope.inv_freq.device
-        first = torch.tensor(starts, device=device)[:, None]
-        positions = torch.arange(new, device=device) + first
-        ends = first + (new if last is None else torch.tensor(last, device=device)[:, None] + 1)
-        return positions, ends, torch.tensor(lengths or [start + new for start in starts])
+        first = torch.tensor(step.cached, device=device)[:, None]
+        positions = torch.arange(step.n_new, device=device) + first
+        if step.logits_indices is None:
+            ends = first + step.n_new
+        else:
+            ends = first + torch.tensor(step.logits_indices, device=device)[:, None] + 1
+        return positions, ends, torch.tensor(step.sequence_lengths)
 
     def tables(
         self, positions: Tensor, lengths: Tensor, dtype: torch.dtype
@@ -144,3 +173,36 @@ class Places(nn.Module):
         window_rotary = self.window_rope(positions, lengths, dtype) if self.window_rope else rotary
         scaling = self.config.query_scaling
         return rotary, window_rotary, query_scales(scaling, positions, dtype) if scaling else None
+
+
+class StaticContextBuilder(ContextBuilder):
+    """Contexts of few shapes, for compiled code and CUDA graphs, which serve one shape each.
+
+    Tokens that follow others attend to all slots of the cache, by a mask: no shape depends on how many are held.
+    """
+
+    def forward(self, step: Step) -> ForwardContext:
+        """The context of a step."""
+        if step.slots is None or (step.n_new > 1 and not any(step.cached)):
+            return replace(super().forward(step), start=None)
+        positions, ends, lengths = self.positions(step)
+        context = self.static(positions, lengths, step.slots, step.dtype)
+        return replace(context, ends=ends, speculative=step.speculative)
+
+    def static(self, positions: Tensor, lengths: Tensor, slots: int, dtype: torch.dtype) -> ForwardContext:
+        """The context of tokens at `positions` (B, T), of sequences of whole `lengths` (B,), without padding.
+
+        No number comes from the host but `slots`, the size of the cache.
+        """
+        n_new = positions.shape[1]
+
+        def mask(window: int) -> Mask:
+            ring = min(window, slots)
+            if window and n_new > 1:
+                return ring_mask(window, ring, ring, positions)
+            keys = torch.arange(ring if window else slots, device=positions.device)
+            return Mask((keys <= positions[..., None])[:, None])
+
+        masks = {window: mask(window) for window in {*self.config.windows}}
+        tables = self.tables(positions, lengths, dtype)
+        return ForwardContext(positions, positions[:, -1:] + 1, None, slots + n_new, *tables, masks)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.attention import Attention
-from mygpt.model.forward_context import Context
+from mygpt.model.forward_context import ForwardContext
 from mygpt.model.kv_cache import LayerCache
 from mygpt.model.linear import FusedLinear, Linear
 from mygpt.model.mlp import GatedMLP
@@ -57,7 +57,7 @@ class FusedBlock:
         """Whether the weights are still those that the kernel was told of."""
         return all(members[name] is member for members, name, member in self.held)
 
-    def __call__(self, x: Tensor, context: Context, cache: LayerCache) -> Tensor:
+    def __call__(self, x: Tensor, context: ForwardContext, cache: LayerCache) -> Tensor:
         """x (B, T, C) to the same shape."""
         return self.kernel(x, self.attention.kernel_call(context, cache))
 

@@ -7,7 +7,7 @@ same code runs on a shard of them.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mygpt import kernels
 from mygpt.model.attention import Attention
 from mygpt.model.config import Config, Residual
-from mygpt.model.forward_context import Context, Places
+from mygpt.model.forward_context import ContextBuilder, ForwardContext, ForwardOptions, Step
 from mygpt.model.fused_block import FusedBlock, fuse
 from mygpt.model.kv_cache import KVCache, LayerCache
 from mygpt.model.latent_attention import LatentAttention
@@ -24,6 +24,9 @@ from mygpt.model.mlp import MLP, make_gated_mlp
 from mygpt.model.moe import MoE
 from mygpt.model.norm import make_norm
 from mygpt.model.rope import RotaryEmbedding
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class GPT(nn.Module):
@@ -46,49 +49,37 @@ class GPT(nn.Module):
         self.head = (
             None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, config.head_bias)
         )
-        self.places = Places(config)
+        self.context_builder = ContextBuilder(config)
 
-    def forward(
-        self,
-        ids: Tensor,
-        cache: KVCache | None = None,
-        *,
-        last: list[int] | None = None,
-        lengths: list[int] | None = None,
-    ) -> Tensor:
-        """Logits of the tokens `ids` (B, T), which follow what `cache` holds of each sequence.
+    def forward(self, ids: Tensor, cache: KVCache | None = None, **options: Unpack[ForwardOptions]) -> Tensor:
+        """Logits of the tokens `ids` (B, T), padded at the right, which follow what `cache` holds of each sequence.
 
-        The cache is written; its lengths are the caller's to advance, who alone knows what is padding.
-
-        Args:
-            ids: token ids, padded at the right.
-            cache: the tokens before; without one, `ids` are the whole sequences.
-            last: the one place of T whose logits are wanted of each sequence.
-            lengths: the sequences' whole lengths, where they are not those after this call.
+        Without a cache `ids` are the whole sequences. With one it is written; its lengths are the caller's to
+        advance, who alone knows what is padding. The options are those of `ForwardOptions`.
 
         Returns:
-            (B, T, V), or (B, V) with `last`.
+            (B, T, V), or (B, V) with `logits_indices`.
         """
-        context = self.context(self.places, ids, cache, last, lengths)
+        context = self.context_builder(self.step(ids, cache, options))
         x = self.embedded(ids, context)
         x = self.run(range(len(self.layers)), x, context, cache)
-        return self.logits(x, last)
+        return self.logits(x, options.get("logits_indices"))
 
-    def context(
-        self,
-        places: Places,
-        ids: Tensor,
-        cache: KVCache | None,
-        last: list[int] | None,
-        lengths: list[int] | None,
-    ) -> Context:
-        """Where the tokens of a forward pass stand, on the device of `places`; the arguments are `forward`'s."""
-        starts = cache.lengths if cache else [0] * len(ids)
-        slots = cache.slots if cache else None
-        context: Context = places(starts, ids.shape[1], last, lengths, slots, self.embed.weight.dtype)
-        return context
+    def step(self, ids: Tensor, cache: KVCache | None, options: ForwardOptions) -> Step:
+        """What a context builder is told of a forward pass."""
+        cached = cache.lengths if cache else [0] * len(ids)
+        n_new = ids.shape[1]
+        return Step(
+            cached,
+            n_new,
+            cache.slots if cache else None,
+            options.get("logits_indices"),
+            options.get("sequence_lengths") or [held + n_new for held in cached],
+            options.get("speculative", False),
+            self.embed.weight.dtype,
+        )
 
-    def embedded(self, ids: Tensor, context: Context) -> Tensor:
+    def embedded(self, ids: Tensor, context: ForwardContext) -> Tensor:
         """ids (B, T) to the residual stream (B, T, C)."""
         x: Tensor = self.embed(ids.to(context.positions.device))
         if self.config.embedding_scale != 1:
@@ -98,16 +89,16 @@ class GPT(nn.Module):
             x = x + self.position_embed(context.positions.clamp(max=self.config.learned_positions - 1))
         return x
 
-    def run(self, layers: range, x: Tensor, context: Context, cache: KVCache | None) -> Tensor:
+    def run(self, layers: range, x: Tensor, context: ForwardContext, cache: KVCache | None) -> Tensor:
         """The residual stream (B, T, C) through some of the layers."""
         for i in layers:
             x = self.layers[i](x, context, cache.layers[i] if cache else None)
         return x
 
-    def logits(self, x: Tensor, last: list[int] | None) -> Tensor:
-        """The residual stream (B, T, C) to logits (B, T, V), or (B, V) at the place `last` of each sequence."""
-        if last is not None:
-            x = x[:, 0] if x.shape[1] == 1 else x[torch.arange(len(x)), last]
+    def logits(self, x: Tensor, indices: list[int] | None) -> Tensor:
+        """The residual stream (B, T, C) to logits (B, T, V), or (B, V) at one index in T of each sequence."""
+        if indices is not None:
+            x = x[:, 0] if x.shape[1] == 1 else x[torch.arange(len(x)), indices]
         x = self.norm(x)
         logits: Tensor = linear(x, self.embed.weight) if self.head is None else self.head(x)
         if self.config.logits_scale != 1:
@@ -119,7 +110,7 @@ class GPT(nn.Module):
     @property
     def rope(self) -> RotaryEmbedding:
         """The rotary embedding of the layers without a window."""
-        return self.places.rope
+        return self.context_builder.rope
 
     def allocate_cache(self, batch_size: int, slots: int, device: torch.device | None = None) -> KVCache:
         """An empty cache, each layer's part beside its weights, or all of it on a device."""
@@ -147,7 +138,7 @@ class Block(nn.Module):
         self.scale = config.residual_scale
         self.fused: FusedBlock | None = None
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
         if cache is not None and (fused := self._fused(x, cache)) is not None:
             return fused(x, context, cache)
@@ -181,7 +172,7 @@ class ParallelBlock(nn.Module):
         self.mlp_norm = None if config.shared_norm else make_norm(config)
         self.mlp = make_mlp(config, index)
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
         normed = self.attention_norm(x)
         attended = self.attention(normed, context, cache)
@@ -205,7 +196,7 @@ class PostNormBlock(nn.Module):
         self.mlp = make_mlp(config, index)
         self.mlp_post_norm = make_norm(config)
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
         x = x + self.attention_post_norm(self.attention(x, context, cache))
         x = x + self.mlp_post_norm(self.mlp(x))
@@ -228,7 +219,7 @@ class SandwichBlock(nn.Module):
         self.mlp = make_mlp(config, index)
         self.mlp_post_norm = make_norm(config)
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
         x = x + self.attention_post_norm(self.attention(self.attention_norm(x), context, cache))
         x = x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mygpt.model.forward_context import Context
+from mygpt.model.forward_context import ForwardContext
 
 # Slots that a cache grows by at least: a copy of it each 1024 tokens costs less than one of those tokens.
 GROWTH = 1024
@@ -48,7 +48,7 @@ class LayerCache:
         """Bytes allocated."""
         return self.keys.nbytes + self.values.nbytes
 
-    def update(self, keys: Tensor, values: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
         """Write new keys and values (B, K, T, D); returns those to attend to, (B, K, S, D) each."""
         if context.start is not None:  # twice as fast as by index
             self.keys[:, :, context.start : context.end] = keys
@@ -90,10 +90,10 @@ class WindowCache(LayerCache):
         """Tokens that it can hold of each sequence."""
         return self.keys.shape[2] - 1
 
-    def update(self, keys: Tensor, values: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
         """Write new keys and values (B, K, T, D); returns those to attend to, (B, K, S, D) each."""
         ring, new = self.size, keys.shape[2]
-        self.settle(context.positions[:, :1])
+        self.commit_pending(context.positions[:, :1])
         if new == 1:  # it takes the place of the token that leaves the window
             self._write(keys, values, context.positions % ring)
             held = min(context.end, ring)
@@ -103,13 +103,13 @@ class WindowCache(LayerCache):
             torch.cat((self.keys[:, :, :held], keys), dim=2),
             torch.cat((self.values[:, :, :held], values), dim=2),
         )
-        if context.tentative:
+        if context.speculative:
             self.pending = keys, values, context.positions
         else:
             self._keep(keys, values, context.positions, context.ends)
         return seen
 
-    def settle(self, ends: Tensor) -> None:
+    def commit_pending(self, ends: Tensor) -> None:
         """Keep of the tokens that wait those before `ends` (B, 1), the places of the next ones."""
         if self.pending is not None:
             self._keep(*self.pending, ends)
@@ -188,13 +188,13 @@ class KVCache:
                 ring.keys.copy_(keys)
                 ring.values.copy_(values)
 
-    def settle(self) -> None:
+    def commit_pending(self) -> None:
         """Let nothing wait for the next tokens' places to be known."""
         rings = [
             layer for layer in self.layers if isinstance(layer, WindowCache) and layer.pending is not None
         ]
         for ring in rings:
-            ring.settle(torch.tensor(self.lengths, device=ring.keys.device)[:, None])
+            ring.commit_pending(torch.tensor(self.lengths, device=ring.keys.device)[:, None])
 
     def reserve(self, slots: int) -> None:
         """Have at least so many slots. A chat's cache grows by this; one that was sized for its work never does."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mygpt.model.attention import attend
 from mygpt.model.config import Config
-from mygpt.model.forward_context import Context, Mask
+from mygpt.model.forward_context import ForwardContext, Mask
 from mygpt.model.kv_cache import LayerCache, LayerShape
 from mygpt.model.linear import Linear
 from mygpt.model.rope import rotate
@@ -49,7 +49,7 @@ class LatentAttention(nn.Module):
         """What this layer caches of a token: the values are a part of the keys."""
         return LayerShape(1, self.latent.rank + self.latent.rotated_dim, value_dim=0)
 
-    def forward(self, x: Tensor, context: Context, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
         plain, rotated = self.latent.plain_dim, self.latent.rotated_dim
         q, q_turned = self.q(x).unflatten(-1, (-1, plain + rotated)).split((plain, rotated), dim=-1)

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mygpt.checkpoint.fill import Place, Slot, Weight
-from mygpt.model.forward_context import Places
+from mygpt.model.forward_context import ContextBuilder
 from mygpt.model.gpt import GPT
 
 
@@ -30,7 +30,7 @@ def shard(model: GPT, mesh: DeviceMesh, device: torch.device, *, cpu_offload: bo
         fully_shard(layer, mesh=mesh, offload_policy=policy)
     fully_shard(model, mesh=mesh, offload_policy=policy)
     model.to_empty(device=torch.device("cpu") if cpu_offload else device)
-    model.places = Places(model.config).to(device)  # to_empty has emptied its tables too
+    model.context_builder = ContextBuilder(model.config).to(device)  # to_empty has emptied its tables too
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class Placement:
             fsdp.shard(model, self.ranks.mesh, device, cpu_offload=self.cpu_offload)
             put = fsdp.put_share
         fill(model, tensors, mover(lambda name: device, precision), source, put)
-        model.places.to(device)
+        model.context_builder.to(device)
 
 
 def choose_placement(config: Config, options: LoadOptions) -> Placement:

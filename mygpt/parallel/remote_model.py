@@ -13,38 +13,22 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mygpt.engine.detokenizer import peak_memory_bytes
+from mygpt.model.causal_lm import CausalLM
 from mygpt.model.config import Config
+from mygpt.model.forward_context import ForwardOptions
 from mygpt.model.kv_cache import KVCache
 from mygpt.model.rope import RotaryEmbedding
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 from mygpt.parallel.launch import Ranks
-
-
-class RankModel(Protocol):
-    """A rank's part of the model: a `GPT`, or what runs one."""
-
-    @property
-    def config(self) -> Config:
-        """The whole model's."""
-
-    @property
-    def rope(self) -> RotaryEmbedding:
-        """The rotary embedding of the layers without a window."""
-
-    def allocate_cache(self, batch_size: int, slots: int, device: torch.device | None = None) -> KVCache:
-        """An empty cache."""
-
-    def __call__(
-        self, ids: Tensor, cache: KVCache | None, *, last: list[int] | None, lengths: list[int] | None
-    ) -> Tensor:
-        """As `GPT.forward`."""
-
 
 HEADER = 8192  # bytes; a message that is no longer takes one broadcast
 
@@ -87,7 +71,7 @@ class Channel:
 class Leader:
     """The model as rank 0's decode loop sees it: each call is every rank's."""
 
-    def __init__(self, model: RankModel, channel: Channel) -> None:
+    def __init__(self, model: CausalLM, channel: Channel) -> None:
         self.model = model
         self.channel = channel
         self.freed: list[int] = []  # caches that the others may forget, told with the next message
@@ -107,23 +91,18 @@ class Leader:
         return self.model.rope
 
     def __call__(
-        self,
-        ids: Tensor,
-        cache: KVCache | None = None,
-        *,
-        last: list[int] | None = None,
-        lengths: list[int] | None = None,
+        self, ids: Tensor, cache: KVCache | None = None, **options: Unpack[ForwardOptions]
     ) -> Tensor:
         """As `GPT.forward`."""
         held = None
         if cache is not None:
             assert isinstance(cache, MirroredCache)
             held = [cache.number, cache.slots, cache.lengths]
-        with self.together("forward", ids.tolist(), held, last, lengths):
-            logits: Tensor = self.model(ids, cache, last=last, lengths=lengths)
+        with self.together("forward", ids.tolist(), held, options):
+            logits: Tensor = self.model(ids, cache, **options)
         return logits
 
-    def allocate_cache(self, batch_size: int, slots: int) -> KVCache:
+    def allocate_cache(self, batch_size: int, slots: int, device: torch.device | None = None) -> KVCache:
         """An empty cache, mirrored on every rank."""
         # On the rank's device: offloaded weights are not where keys and values belong.
         own = self.model.allocate_cache(batch_size, slots, self.channel.ranks.device)
@@ -195,7 +174,7 @@ class MirroredCache(KVCache):
 
 
 @torch.inference_mode()
-def follow(model: RankModel, channel: Channel) -> None:
+def follow(model: CausalLM, channel: Channel) -> None:
     """Do what rank 0 does until it ends.
 
     Raises:
@@ -205,7 +184,7 @@ def follow(model: RankModel, channel: Channel) -> None:
         _follow(model, channel)
 
 
-def _follow(model: RankModel, channel: Channel) -> None:
+def _follow(model: CausalLM, channel: Channel) -> None:
     caches: dict[int, KVCache] = {}
     while True:
         freed, kind, *rest = channel.receive()
@@ -214,13 +193,13 @@ def _follow(model: RankModel, channel: Channel) -> None:
         if kind == "end":
             return
         if kind == "forward":
-            ids, held, last, lengths = rest
+            ids, held, options = rest
             cache = None
             if held is not None:
                 number, _, cached = held
                 cache = caches[number]
                 cache.lengths = cached
-            model(torch.tensor(ids), cache, last=last, lengths=lengths)
+            model(torch.tensor(ids), cache, **options)
         elif kind == "allocate":
             number, batch_size, slots = rest
             caches[number] = model.allocate_cache(batch_size, slots, channel.ranks.device)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.model.forward_context import Places
+from mygpt.model.forward_context import ContextBuilder, ForwardOptions
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import KVCache
 from mygpt.quantize.linear import QuantizedLinear, quantized_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Tokens whose keys and values are counted in when layers are shared out.
 CACHED_TOKENS = 4096
@@ -27,7 +31,7 @@ class Part:
 
     device: torch.device
     layers: range
-    places: Places
+    context_builder: ContextBuilder
 
 
 class SequentialGPT(GPT):
@@ -42,7 +46,7 @@ class SequentialGPT(GPT):
         """Give each device the next `counts` layers. Done before weights are loaded: it moves none."""
         starts = [sum(counts[:i]) for i in range(len(counts))]
         self.parts = [
-            Part(device, range(start, start + count), deepcopy(self.places).to(device))
+            Part(device, range(start, start + count), deepcopy(self.context_builder).to(device))
             for device, start, count in zip(devices, starts, counts, strict=True)
             if count
         ]
@@ -55,22 +59,16 @@ class SequentialGPT(GPT):
         at_the_end = name.startswith(("head.", "norm.")) and not self.config.tie_embeddings
         return self.parts[-1 if at_the_end else 0].device  # a tied head stands where the embedding does
 
-    def forward(
-        self,
-        ids: Tensor,
-        cache: KVCache | None = None,
-        *,
-        last: list[int] | None = None,
-        lengths: list[int] | None = None,
-    ) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache | None = None, **options: Unpack[ForwardOptions]) -> Tensor:
         """As `GPT.forward`; the logits are where the head is."""
         x: Tensor | None = None
+        step = self.step(ids, cache, options)
         for part in self.parts:
-            context = self.context(part.places, ids, cache, last, lengths)
+            context = part.context_builder(step)
             x = self.embedded(ids, context) if x is None else x.to(part.device)
             x = self.run(part.layers, x, context, cache)
         assert x is not None
-        return self.logits(x.to(self.device_of("head.")), last)
+        return self.logits(x.to(self.device_of("head.")), options.get("logits_indices"))
 
 
 def partition(model: GPT, devices: Sequence[torch.device], free: Sequence[float]) -> list[int]:

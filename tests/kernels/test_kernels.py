@@ -251,10 +251,10 @@ def steps(model: GPT, prompts: Tensor, lengths: list[int], new: Tensor) -> Tenso
     dtype = model.embed.weight.dtype
     cache = KVCache(shapes, len(prompts), 400, [torch.device("cpu")] * len(shapes), dtype)
     last = [length - 1 for length in lengths]
-    logits = [model(prompts, cache, last=last)]
+    logits = [model(prompts, cache, logits_indices=last)]
     cache.advance(lengths)
     for ids in new:
-        logits.append(model(ids[:, None], cache, last=[0] * len(prompts)))
+        logits.append(model(ids[:, None], cache, logits_indices=[0] * len(prompts)))
         cache.advance([1] * len(prompts))
     return torch.stack(logits)
 

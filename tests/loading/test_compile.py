@@ -20,8 +20,8 @@ from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.loading.compile import Compiled, progress
 from mygpt.loading.cuda_graphs import StepGraphs
+from mygpt.model.forward_context import StaticContextBuilder
 from mygpt.model.gpt import GPT
-from mygpt.model.steady_context import SteadyPlaces
 from mygpt.options import Sampling
 from tests.families.variants import variant
 from tests.models import write_model
@@ -115,7 +115,7 @@ def test_recorded_steps_equal_eager(name: str, tmp_path: Path, monkeypatch: pyte
     eager, llm = load(tmp_path), load(tmp_path)
     model = llm.loaded.model
     assert isinstance(model, GPT)
-    model.places = SteadyPlaces(model.config)
+    model.context_builder = StaticContextBuilder(model.config)
     graphs = StepGraphs(model, recorded)
     steady = object.__new__(Compiled)
     steady.__dict__.update(model=model, graphs=graphs, _kinds=set(), _marked=set())

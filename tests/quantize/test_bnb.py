@@ -244,9 +244,9 @@ def test_a_token_goes_through_a_whole_block_in_one_call(
     def step() -> Tensor:
         with torch.inference_mode():
             cache = model.allocate_cache(1, 16)
-            model(prompt, cache, last=[8])
+            model(prompt, cache, logits_indices=[8])
             cache.advance([9])
-            return model(new, cache, last=[0])
+            return model(new, cache, logits_indices=[0])
 
     fused = step()
     own = kernels.library() is not None and (mode == "bnb.int8" or kernels.has_fourbit())
