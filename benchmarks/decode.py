@@ -73,10 +73,10 @@ def random_prompts(vocab_size: int, batch_size: int, context: int) -> list[list[
 
 def run(llm: LLM, prompts: Sequence[list[int]], new_tokens: int) -> dict[str, Any]:
     """One generation of mygpt's, with what `peer_litgpt.run` tells of its."""
-    batch = llm.batch(prompts, Sampling(temperature=0), new_tokens, seeds=range(len(prompts)))
+    batch = llm.engine.batch(prompts, Sampling(temperature=0), new_tokens, seeds=range(len(prompts)))
     for _ in batch:
         pass
-    ids = batch.completions[0].generation.new_ids
+    ids = batch.completions[0].sequence.new_ids
     return {"ttft_s": batch.timing.ttft_s, "tokens_per_s": batch.timing.tokens_per_s, "ids": ids}
 
 

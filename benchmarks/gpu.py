@@ -70,7 +70,7 @@ def speed(folder: Path, args: argparse.Namespace, batch_size: int, **options: An
     prompts = torch.randint(llm.config.vocab_size, (batch_size, args.prompt), generator=generator).tolist()
     decode, prefill = [], []
     for number in range(args.repeats + 1):
-        batch = llm.batch(prompts, Sampling(temperature=0), args.new_tokens, seeds=range(batch_size))
+        batch = llm.engine.batch(prompts, Sampling(temperature=0), args.new_tokens, seeds=range(batch_size))
         for _ in batch:
             pass
         if number:

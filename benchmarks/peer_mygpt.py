@@ -21,10 +21,12 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         prompts = order["prompts"]
-        batch = llm.batch(prompts, Sampling(temperature=0), order["new_tokens"], seeds=range(len(prompts)))
+        batch = llm.engine.batch(
+            prompts, Sampling(temperature=0), order["new_tokens"], seeds=range(len(prompts))
+        )
         for _ in batch:
             pass
-        timing, ids = batch.timing, batch.completions[0].generation.new_ids
+        timing, ids = batch.timing, batch.completions[0].sequence.new_ids
         answer = {"ttft_s": timing.ttft_s, "tokens_per_s": timing.tokens_per_s, "ids": ids}
         print(json.dumps(answer), file=stream, flush=True)
 

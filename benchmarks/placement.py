@@ -79,7 +79,7 @@ def work(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(llm.config.vocab_size, (args.context,), generator=generator).tolist()
     for _ in sys.stdin:
-        batch = llm.batch([prompt], Sampling(temperature=0), args.new_tokens, seeds=[0])
+        batch = llm.engine.batch([prompt], Sampling(temperature=0), args.new_tokens, seeds=[0])
         list(batch)
         memory = max(llm.peak_memory()) - before
         print(json.dumps({"tokens_per_s": batch.timing.tokens_per_s, "memory_bytes": memory}), flush=True)

@@ -24,7 +24,7 @@ import torch
 from report import print_report
 
 from mygpt import LLM
-from mygpt.engine.sequence import Drafter
+from mygpt.engine.drafts import Drafter
 from mygpt.engine.speculation import ModelDrafter, NGramDrafter
 from mygpt.model.gpt import GPT
 from mygpt.options import Sampling
@@ -41,10 +41,10 @@ GREEDY, SAMPLED = Sampling(temperature=0.0), Sampling()
 def run(llm: LLM, prompt: list[int], sampling: Sampling, drafter: Drafter | None, n: int) -> dict[str, Any]:
     """One generation."""
     time.sleep(PAUSE_S)
-    batch = llm.batch([prompt], sampling, n, seeds=[0], drafter=drafter)
+    batch = llm.engine.batch([prompt], sampling, n, seeds=[0], drafter=drafter)
     for _ in batch:
         pass
-    generation = batch.completions[0].generation
+    generation = batch.completions[0].sequence
     return {
         "ids": generation.new_ids,
         "tokens_per_s": batch.timing.tokens_per_s,
@@ -60,9 +60,7 @@ def compare(
     plain, drafted = [], []
     for _ in range(args.repeats + 1):
         plain.append(run(llm, prompt, sampling, None, args.new_tokens))
-        drafter = (
-            NGramDrafter() if model is None else ModelDrafter(model, model.config, llm.loaded.vocab_size)
-        )
+        drafter = NGramDrafter() if model is None else ModelDrafter(model, llm.loaded.vocab_size)
         drafted.append(run(llm, prompt, sampling, drafter, args.new_tokens))
     ids = [[r["ids"] for r in runs] for runs in (plain, drafted)]
     pairs = list(zip(plain[1:], drafted[1:], strict=True))

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mygpt.chat.transcript import Message, read_transcript, write_transcript
-from mygpt.engine.decode import keep_common_prefix
-from mygpt.engine.detokenizer import Timing, speculation
+from mygpt.engine.detokenizer import Timing, draft_statistics
+from mygpt.engine.engine import Batch, Engine, pick_seed
+from mygpt.engine.prefill import keep_common_prefix
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types
 from mygpt.text.chat_template import Prompter
 from mygpt.text.prompt_styles import PLAIN
-
-if TYPE_CHECKING:
-    from mygpt.llm import LLM, Batch
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,11 @@ class Conversation:
     """
 
     def __init__(
-        self, llm: LLM, options: ChatOptions, sampling: Sampling, messages: Sequence[Message] = ()
+        self, engine: Engine, options: ChatOptions, sampling: Sampling, messages: Sequence[Message] = ()
     ) -> None:
         """A model without a chat template gets the plain style."""
-        self.llm = llm
-        self.prompter = llm.prompter if llm.prompter.is_chat else Prompter(llm.tokenizer, PLAIN)
+        self.engine = engine
+        self.prompter = engine.prompter if engine.prompter.is_chat else Prompter(engine.tokenizer, PLAIN)
         self.options = options
         self.sampling = sampling
         self.messages: list[dict[str, Any]] = [dict(message) for message in messages]
@@ -72,9 +70,9 @@ class Conversation:
         self.last: Turn | None = None
         self.n_dropped = 0
         self.begins_in_thought = False
-        self._seed = llm.seed(options.seed)
+        self._seed = pick_seed(options.seed)
         self._cache: KVCache | None = None
-        self._drafter = llm.drafter(options.speculate)  # a model's has a cache of its own, worth keeping
+        self._drafter = engine.drafter(options.speculate)  # a model's has a cache of its own, worth keeping
         self._held: list[int] = []  # the ids that the cache holds
 
     @property
@@ -157,10 +155,10 @@ class Conversation:
         check_types(ChatOptions, options)
         new_sampling, new_options = replace(self.sampling, **sampling), replace(self.options, **options)
         if "speculate" in options:
-            self._drafter = self.llm.drafter(new_options.speculate)
+            self._drafter = self.engine.drafter(new_options.speculate)
         self.sampling, self.options = new_sampling, new_options
         if "seed" in options:
-            self._seed = self.llm.seed(new_options.seed)
+            self._seed = pick_seed(new_options.seed)
 
     def save(self, path: str | Path) -> None:
         """Write messages and settings to a file, whole or not at all; InputError where that cannot be."""
@@ -174,15 +172,15 @@ class Conversation:
 
     def _answer(self) -> Generator[str, None, None]:
         ids = self._fit()
-        ending = self.llm.tokenizer.backend.decode(ids[-16:], skip_special_tokens=False)
+        ending = self.engine.tokenizer.backend.decode(ids[-16:], skip_special_tokens=False)
         self.begins_in_thought = ending.rstrip().endswith("<think>")
         if self._cache is None:
-            self._cache = self.llm.loaded.model.allocate_cache(1, len(ids))
-        reused = keep_common_prefix(self.llm.loaded.model, self._cache, self._held, ids)
-        batch = self.llm.batch(
+            self._cache = self.engine.loaded.model.allocate_cache(1, len(ids))
+        reused = keep_common_prefix(self.engine.loaded.model, self._cache, self._held, ids)
+        batch = self.engine.batch(
             [ids],
             self.sampling,
-            self.options.max_new_tokens or self.llm.config.context_length,
+            self.options.max_new_tokens or self.engine.config.context_length,
             seeds=[self._seed],
             stop=[*self.options.stop, *self.prompter.stop_strings],
             cache=self._cache,
@@ -198,29 +196,29 @@ class Conversation:
     def _keep(self, batch: Batch, reused: int) -> None:
         """Take the answer, and what was computed for it, as far as it got."""
         assert self._cache is not None
-        completion, generation = batch.completions[0], batch.completions[0].generation
-        ids = generation.prompt_ids + generation.new_ids
-        interrupted = generation.finish_reason is None
-        if interrupted and (not generation.new_ids or any(self.llm.config.windows)):
+        completion, sequence = batch.completions[0], batch.completions[0].sequence
+        ids = sequence.ids
+        interrupted = sequence.finish_reason is None
+        if interrupted and (not sequence.new_ids or any(self.engine.config.windows)):
             self._cache.truncate([0])  # the step that was cut short may have overwritten part of a window
         self._held = ids[: self._cache.lengths[0]]
         if interrupted and not completion.text:  # nothing was said
             return
         self.messages.append({"role": "assistant", "content": completion.text})
         self.last = Turn(
-            len(generation.prompt_ids),
+            len(sequence.prompt_ids),
             reused,
-            generation.new_ids,
+            sequence.new_ids,
             batch.timing,
-            speculation([generation]),
-            generation.finish_reason,
-            self.llm.config.context_length - len(ids),
-            generation.seed,
+            draft_statistics([sequence]),
+            sequence.finish_reason,
+            self.engine.config.context_length - len(ids),
+            sequence.seed,
         )
 
     def _fit(self) -> list[int]:
         """The ids of the history, or of as much of it as leaves room for an answer."""
-        context = self.llm.config.context_length
+        context = self.engine.config.context_length
         head = self.messages[: self.system is not None]
         room = min(self.options.max_new_tokens or context, context // 8)
         dropped = self.n_dropped

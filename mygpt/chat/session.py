@@ -88,7 +88,7 @@ class Session:
             self.note(
                 f"note: the context was full: the model no longer sees the {conversation.n_dropped} oldest messages"
             )
-        context = conversation.llm.config.context_length
+        context = conversation.engine.config.context_length
         if turn.context_left < context / 4:
             self.note(f"note: {turn.context_left} of the context's {context} tokens are left")
         if not self.interactive:

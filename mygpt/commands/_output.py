@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mygpt.llm import LLM, Batch, Prompt
+    from mygpt.engine.engine import Batch
+    from mygpt.llm import LLM, Prompt
 
 
 def print_text(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
@@ -42,20 +43,20 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
         pass
     loaded, peak = llm.loaded, max(llm.peak_memory())
     for completion, prompt in zip(batch.completions, prompts, strict=True):
-        generation = completion.generation
+        sequence = completion.sequence
         sample = {
             "prompt": prompt,
             "text": completion.text,
-            "token_ids": generation.new_ids,
-            "finish_reason": generation.finish_reason,
-            "seed": generation.seed,
-            "prompt_tokens": len(generation.prompt_ids),
-            "new_tokens": len(generation.new_ids),
+            "token_ids": sequence.new_ids,
+            "finish_reason": sequence.finish_reason,
+            "seed": sequence.seed,
+            "prompt_tokens": len(sequence.prompt_ids),
+            "new_tokens": len(sequence.new_ids),
             "load_s": loaded.load_s,
             "ttft_s": batch.timing.ttft_s,
             "tokens_per_s": batch.timing.tokens_per_s,
-            "draft_tokens": generation.draft_tokens,
-            "accepted_draft_tokens": generation.accepted_draft_tokens,
+            "draft_tokens": sequence.draft_tokens,
+            "accepted_draft_tokens": sequence.accepted_draft_tokens,
             "peak_memory_bytes": peak,
             "device": ",".join(loaded.devices),
             "precision": loaded.precision,
@@ -66,13 +67,13 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
 
 def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) -> None:
     """One line on standard error, and a warning where the context ended an answer; `first` counts from 0."""
-    from mygpt.engine.detokenizer import speculation  # torch came with the model
+    from mygpt.engine.detokenizer import draft_statistics  # torch came with the model
 
     loaded, timing = llm.loaded, batch.timing
-    generations = [completion.generation for completion in batch.completions]
-    prompt_tokens = sum(len(g.prompt_ids) for g in generations)
-    seeds = sorted({g.seed for g in generations})
-    speculated = f"{text} | " if (text := speculation(generations)) else ""
+    sequences = [completion.sequence for completion in batch.completions]
+    prompt_tokens = sum(len(s.prompt_ids) for s in sequences)
+    seeds = sorted({s.seed for s in sequences})
+    speculated = f"{text} | " if (text := draft_statistics(sequences)) else ""
     peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in llm.peak_memory())
     quantized = f"{loaded.quantized} | " if loaded.quantized else ""
     print(
@@ -82,10 +83,10 @@ def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) ->
         f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else ""),
         file=sys.stderr,
     )
-    for number, generation in enumerate(generations, first):
-        if generation.finish_reason == "length" and len(generation.new_ids) < max_new_tokens:
+    for number, sequence in enumerate(sequences, first):
+        if sequence.finish_reason == "length" and len(sequence.new_ids) < max_new_tokens:
             print(
-                f"warning: sample {number} ended after {len(generation.new_ids)} tokens: the model's context of "
+                f"warning: sample {number} ended after {len(sequence.new_ids)} tokens: the model's context of "
                 f"{llm.config.context_length} tokens is full",
                 file=sys.stderr,
             )

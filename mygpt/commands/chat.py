@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     from mygpt.llm import LLM
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
-    conversation = Conversation(llm, options, sampling)
+    conversation = Conversation(llm.engine, options, sampling)
     if repl.load is not None:
         conversation.load(repl.load)
         conversation.change(**{name: parsed[name] for name in named & conversation.settings.keys()})

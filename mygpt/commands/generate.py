@@ -91,15 +91,17 @@ def _read_row(line: str, where: str) -> Prompt:
 
 def generate(llm: LLM, prompts: Sequence[Prompt], options: GenerateOptions, sampling: Sampling) -> None:
     """Run the prompts in batches and print the samples as they come."""
+    from mygpt.engine.engine import pick_seed  # torch came with the model
+
     encoded = [llm.encode(p, sys_prompt=options.sys_prompt, raw_prompt=options.raw_prompt) for p in prompts]
-    first_seed = llm.seed(options.seed)
-    drafter = llm.drafter(options.speculate)
+    first_seed = pick_seed(options.seed)
+    drafter = llm.engine.drafter(options.speculate)
     batches = []  # made before the first answer, so that a prompt that does not fit costs no work
     for start in range(0, len(prompts), options.batch_size):
         end = min(start + options.batch_size, len(prompts))
         rows = [row for row in range(start, end) for _ in range(options.num_samples)]
         seeds = [first_seed + i % options.num_samples for i in range(len(rows))]
-        batch = llm.batch(
+        batch = llm.engine.batch(
             [encoded[row] for row in rows],
             sampling,
             options.max_new_tokens,

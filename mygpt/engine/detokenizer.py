@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mygpt.engine.sequence import Generation
+from mygpt.engine.sequence import Sequence
 from mygpt.text.stop_strings import StopMatcher
 from mygpt.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -21,26 +22,26 @@ class Completion:
     Without a tokenizer there are ids alone.
     """
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
-        self.generation = generation
+    def __init__(self, sequence: Sequence, tokenizer: Tokenizer | None, stops: SequenceOf[str]) -> None:
+        self.sequence = sequence
         self.text = ""
-        self.done = False  # the last token is in the text; the generation knows earlier that it is the last
+        self.done = False  # the last token is in the text; the sequence knows earlier that it is the last
         self._decoder = StreamDecoder(tokenizer) if tokenizer else None
         self._matcher = StopMatcher(stops)
 
-    def take(self, stop_ids: frozenset[int]) -> str:
-        """The text that the newest token completes; ends the generation at a stop string."""
-        generation = self.generation
-        self.done = generation.finish_reason is not None
+    def take(self) -> str:
+        """The text that the newest token completes; ends the sequence at a stop string."""
+        sequence = self.sequence
+        self.done = sequence.finish_reason is not None
         if self._decoder is None:
             return ""
-        token = generation.new_ids[-1]
-        piece = "" if token in stop_ids else self._matcher.push(self._decoder.push(token))
-        if generation.finish_reason and not self._matcher.matched:
+        token = sequence.new_ids[-1]
+        piece = "" if token in sequence.stop_ids else self._matcher.push(self._decoder.push(token))
+        if sequence.finish_reason and not self._matcher.matched:
             piece += self._matcher.push(self._decoder.flush())
             piece += self._matcher.flush()
         if self._matcher.matched:
-            generation.finish_reason = "stop"
+            sequence.finish_reason = "stop"
             self.done = True
         self.text += piece
         return piece
@@ -65,29 +66,26 @@ class Timing:
 
 
 def complete(
-    steps: Iterator[list[Generation]],
-    completions: Sequence[Completion],
-    stop_ids: frozenset[int],
-    timing: Timing,
+    steps: Iterator[list[Sequence]], completions: SequenceOf[Completion], timing: Timing
 ) -> Iterator[tuple[int, str]]:
     """Drive the decode loop; yields (row, piece of text), and keeps the batch's timing."""
-    rows = {id(completion.generation): row for row, completion in enumerate(completions)}
+    rows = {completion.sequence: row for row, completion in enumerate(completions)}
     start = time.perf_counter()
     for active in steps:
         timing.total_s = time.perf_counter() - start
         if not timing.new_tokens:
             timing.ttft_s, timing.first_tokens = timing.total_s, len(active)
         timing.new_tokens += len(active)
-        for generation in active:
-            row = rows[id(generation)]
-            if piece := completions[row].take(stop_ids):
+        for sequence in active:
+            row = rows[sequence]
+            if piece := completions[row].take():
                 yield row, piece
 
 
-def speculation(generations: Sequence[Generation]) -> str:
+def draft_statistics(sequences: SequenceOf[Sequence]) -> str:
     """How many of the drafted tokens were right, for a line of statistics; empty where there was no draft."""
-    drafted = sum(g.draft_tokens for g in generations)
-    accepted = sum(g.accepted_draft_tokens for g in generations)
+    drafted = sum(s.draft_tokens for s in sequences)
+    accepted = sum(s.accepted_draft_tokens for s in sequences)
     return f"{accepted} of {drafted} draft tokens accepted ({accepted / drafted:.0%})" if drafted else ""
 
 

@@ -19,9 +19,9 @@ def sample(logits: Tensor, sampling: Sampling, uniforms: Tensor, seen: Tensor | 
 
     Args:
         logits: (B, V), of the ids that may be sampled.
-        sampling: what the user asked for.
-        uniforms: (B,) float64, one number in [0, 1) for each sequence: all the chance there is, so that a
-            sequence's result depends on no neighbour.
+        sampling: the settings, the same for all of them.
+        uniforms: (B,) float64, a random number in [0, 1) for each sequence, so that no result depends on a
+            neighbour.
         seen: (B, V) true at ids that the repetition penalty is for.
 
     Raises:
@@ -42,8 +42,8 @@ def distribution(logits: Tensor, sampling: Sampling, seen: Tensor | None = None)
     return probabilities if ids is None else torch.zeros_like(logits).float().scatter(-1, ids, probabilities)
 
 
-def settle(target: Tensor, draft: Tensor, drafted: Tensor, uniforms: Tensor) -> Tensor:
-    """Tokens (B,) that follow `target`, equal to the drafted ones as often as can be (arXiv:2211.17192, algorithm 1).
+def rejection_sample(target: Tensor, draft: Tensor, drafted: Tensor, uniforms: Tensor) -> Tensor:
+    """Tokens (B,) that follow `target` and equal the drafted ones as often as they can (arXiv:2211.17192, algorithm 1).
 
     A drafted token is taken with probability min(1, target / draft), else one is drawn from what of the target
     exceeds the draft. One number is enough for both: given that it refuses, the rest of it is uniform again.
@@ -58,9 +58,9 @@ def settle(target: Tensor, draft: Tensor, drafted: Tensor, uniforms: Tensor) -> 
     share = torch.where(offered > 0, wanted / offered, 0).clamp(max=1)
     excess = (target - draft).clamp(min=0)
     excess = torch.where(excess.sum(-1, keepdim=True) > 0, excess, target)  # equal but for rounding
-    chances = uniforms.to(share.dtype).to(share.device)
-    rest = ((chances - share) / (1 - share)).nan_to_num().clamp(0, 1 - 2**-24)
-    return torch.where(chances < share, drafted, draw(excess, rest))
+    uniforms = uniforms.to(share.dtype).to(share.device)
+    rest = ((uniforms - share) / (1 - share)).nan_to_num().clamp(0, 1 - 2**-24)
+    return torch.where(uniforms < share, drafted, draw(excess, rest))
 
 
 def _checked(logits: Tensor, sampling: Sampling, seen: Tensor | None) -> Tensor:

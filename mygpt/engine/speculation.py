@@ -1,23 +1,24 @@
-"""Who guesses what comes next (speculative decoding, arXiv:2211.17192): the text itself, or a smaller model.
+"""Drafters for speculative decoding (arXiv:2211.17192): the text itself, or a smaller model.
 
 Shapes: B sequences, D tokens of a draft, V ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as SequenceOf
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from mygpt.engine.decode import prefill
-from mygpt.engine.sequence import Chooser, Drafter, Drafts, Generation
+from mygpt.engine.drafts import Drafter, Drafts
+from mygpt.engine.prefill import common_prefix, prefill
+from mygpt.engine.sampler import Sampler
+from mygpt.engine.sequence import Sequence
 from mygpt.errors import InputError
 from mygpt.model.causal_lm import CausalLM
-from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
-from mygpt.options import SPECULATIONS, Sampling
+from mygpt.options import SPECULATIONS
 
 # Lengths of what is looked up in the text, in the order that they are tried.
 GRAMS = (3, 2)
@@ -26,22 +27,22 @@ GRAMS = (3, 2)
 class NGramDrafter:
     """Looks the last few ids up in the text so far; what followed them there is the draft (prompt lookup).
 
-    After https://github.com/apoorvumang/prompt-lookup-decoding; the most recent place wins.
+    After https://github.com/apoorvumang/prompt-lookup-decoding; the most recent occurrence wins.
     """
 
     def __init__(self) -> None:
-        self._texts: WeakKeyDictionary[Generation, IndexedText] = WeakKeyDictionary()
+        self._texts: WeakKeyDictionary[Sequence, IndexedText] = WeakKeyDictionary()
 
-    def propose(self, generations: Sequence[Generation], limits: Sequence[int], sampling: Sampling) -> Drafts:
-        """Drafts for each sequence, of `limits` tokens at most; chance has no part in them."""
-        return Drafts([self._draft(g, limit) for g, limit in zip(generations, limits, strict=True)])
+    def propose(self, sequences: SequenceOf[Sequence], limits: SequenceOf[int]) -> Drafts:
+        """Drafts for each sequence, of `limits` tokens at most; none is drawn at random."""
+        return Drafts([self._draft(s, limit) for s, limit in zip(sequences, limits, strict=True)])
 
-    def _draft(self, generation: Generation, limit: int) -> list[int]:
+    def _draft(self, sequence: Sequence, limit: int) -> list[int]:
         if limit == 0:
             return []
-        text = self._texts.setdefault(generation, IndexedText())
-        text.extend(generation.prompt_ids if not text.ids else [])
-        text.extend(generation.new_ids[len(text.ids) - len(generation.prompt_ids) :])
+        text = self._texts.setdefault(sequence, IndexedText())
+        text.extend(sequence.prompt_ids if not text.ids else [])
+        text.extend(sequence.new_ids[len(text.ids) - len(sequence.prompt_ids) :])
         return text.continuation(limit)
 
 
@@ -52,7 +53,7 @@ class IndexedText:
         self.ids: list[int] = []
         self._ends: dict[tuple[int, ...], int] = {}  # of all but the newest, which are what is looked up
 
-    def extend(self, ids: Sequence[int]) -> None:
+    def extend(self, ids: SequenceOf[int]) -> None:
         """Take more ids."""
         for token in ids:
             for gram in self._last_grams():
@@ -77,85 +78,84 @@ class IndexedText:
 class ModelDrafter:
     """A smaller model of the same vocabulary, with a cache of its own that follows the accepted tokens."""
 
-    def __init__(self, model: CausalLM, config: Config, vocab_size: int) -> None:
-        """`config` is the model's; ids from `vocab_size` on are not proposed."""
+    def __init__(self, model: CausalLM, vocab_size: int) -> None:
+        """Ids from `vocab_size` on are not proposed."""
         self.model = model
-        self.config = config
         self.vocab_size = vocab_size
         self._cache: KVCache | None = None
-        self._held: list[list[int]] = []  # the ids that the cache holds of each sequence
+        self._rows: list[Sequence] = []  # the sequence of each row of the cache
+        self._held: list[list[int]] = []  # the ids that the cache holds in each row
 
     @torch.inference_mode()
-    def propose(self, generations: Sequence[Generation], limits: Sequence[int], sampling: Sampling) -> Drafts:
-        """Drafts for each sequence, of `limits` tokens at most, sampled as the model's own would be."""
-        texts = [g.prompt_ids + g.new_ids for g in generations]
-        limits = [self._limit(text, limit) for text, limit in zip(texts, limits, strict=True)]
+    def propose(self, sequences: SequenceOf[Sequence], limits: SequenceOf[int]) -> Drafts:
+        """Drafts for each sequence, of `limits` tokens at most, sampled by its own settings."""
+        limits = [self._limit(s.ids, limit) for s, limit in zip(sequences, limits, strict=True)]
         if not any(limits):
-            return Drafts([[]] * len(texts))
-        logits = self._follow(texts, limits)[:, : self.vocab_size]
-        assert self._cache is not None
-        with self._cache.rewound():
-            return self._draft(logits, self._cache, generations, limits, sampling)
+            return Drafts([[] for _ in sequences])
+        cache = self._align(sequences)
+        logits = self._catch_up(cache, sequences, limits)[:, : self.vocab_size]
+        with cache.rewound():
+            return self._draft(logits, cache, sequences, limits)
 
-    def _limit(self, text: list[int], limit: int) -> int:
-        """As many as fit this model's context, and change none of its frequencies on the way."""
-        limit = max(0, min(limit, self.config.context_length - len(text)))
-        outdated = self.model.rope.outdates_cache(len(text), len(text) + limit)
-        unknown = max(text) >= self.config.vocab_size  # padding ids, which only a larger embedding has
+    def _limit(self, ids: list[int], limit: int) -> int:
+        """As many as fit this model's context without changing its frequencies."""
+        limit = max(0, min(limit, self.model.config.context_length - len(ids)))
+        outdated = self.model.rope.outdates_cache(len(ids), len(ids) + limit)
+        unknown = max(ids) >= self.model.config.vocab_size  # padding ids, which only a larger embedding has
         return 0 if outdated or unknown else limit
 
-    def _follow(self, texts: Sequence[list[int]], limits: Sequence[int]) -> Tensor:
-        """Logits (B, V) after each text; what has no limit above 0 is left where it is."""
-        cache = self._cache
-        if cache is None or len(self._held) != len(texts):
-            cache = self._cache = self.model.allocate_cache(len(texts), max(map(len, texts)))
-            self._held = [[] for _ in texts]
-        shared = [_common(held, text[:-1]) for held, text in zip(self._held, texts, strict=True)]
+    def _align(self, sequences: SequenceOf[Sequence]) -> KVCache:
+        """The cache, a row for each sequence. A new one takes a row that is free: it may begin with the same text."""
+        slots = max(len(sequence.ids) for sequence in sequences)
+        if self._cache is None:
+            self._cache = self.model.allocate_cache(len(sequences), slots)
+            self._rows, self._held = list(sequences), [[] for _ in sequences]
+        row_of = {sequence: row for row, sequence in enumerate(self._rows)}
+        free = [row for row, sequence in enumerate(self._rows) if sequence not in set(sequences)]
+        if missing := max(0, len(sequences) - len(self._rows)):
+            self._cache.append_rows(self._cache.empty_like(missing, 1))
+            self._held += [[] for _ in range(missing)]
+            free += range(len(self._rows), len(self._rows) + missing)
+        rows = [row_of[s] if s in row_of else free.pop(0) for s in sequences]
+        if rows != list(range(len(self._held))):
+            self._cache.keep_rows(rows)
+            self._held = [self._held[row] for row in rows]
+        self._rows = list(sequences)
+        return self._cache
+
+    def _catch_up(self, cache: KVCache, sequences: SequenceOf[Sequence], limits: SequenceOf[int]) -> Tensor:
+        """Logits (B, V) after each sequence's ids; those without a limit above 0 are left where they are."""
+        texts = [sequence.ids for sequence in sequences]
+        shared = [common_prefix(held, text[:-1]) for held, text in zip(self._held, texts, strict=True)]
         outdates = self.model.rope.outdates_cache
-        pairs = zip(cache.lengths, shared, texts, strict=True)
-        cache.truncate([0 if outdates(old, len(text)) else min(old, new) for old, new, text in pairs])
+        lengths = zip(cache.lengths, shared, texts, strict=True)
+        cache.truncate([0 if outdates(old, len(text)) else min(old, new) for old, new, text in lengths])
         cache.reserve(max(map(len, texts)) + max(limits))
-        pairs = zip(cache.lengths, limits, texts, strict=True)
-        self._held = [text if limit else text[:length] for length, limit, text in pairs]
+        parts = zip(cache.lengths, limits, texts, strict=True)
+        self._held = [text if limit else text[:length] for length, limit, text in parts]
         return prefill(self.model, cache, self._held)
 
     def _draft(
-        self,
-        logits: Tensor,
-        cache: KVCache,
-        generations: Sequence[Generation],
-        limits: Sequence[int],
-        sampling: Sampling,
+        self, logits: Tensor, cache: KVCache, sequences: SequenceOf[Sequence], limits: SequenceOf[int]
     ) -> Drafts:
         """Go on from the logits (B, V), token by token."""
         drafts: list[list[int]] = [[] for _ in limits]
-        chooser = Chooser(sampling, generations, logits)
-        width = max(limits)
-        drawn_from = (
-            None if sampling.greedy else logits.new_zeros(len(limits), width, logits.shape[-1]).float()
-        )
-        for place in range(width):
-            rows = [row for row, limit in enumerate(limits) if limit > place]
-            tokens, probabilities = chooser.offer(logits[rows], rows)
+        sampler, width = Sampler(), max(limits)
+        drawn_from: Tensor | None = None
+        for index in range(width):
+            rows = [row for row, limit in enumerate(limits) if limit > index]
+            tokens, probabilities = sampler.propose([sequences[row] for row in rows], logits[rows])
             for row, token in zip(rows, tokens, strict=True):
                 drafts[row].append(token)
-            if drawn_from is not None and probabilities is not None:
-                drawn_from[rows, place] = probabilities
-            if place + 1 < width:
+            if probabilities is not None:
+                if drawn_from is None:
+                    drawn_from = probabilities.new_zeros(len(limits), width, logits.shape[-1])
+                drawn_from[rows, index] = probabilities
+            if index + 1 < width:
                 ids = torch.tensor([(draft or [0])[-1:] for draft in drafts], device=cache.device)
                 logits = self.model(ids, cache, logits_indices=[0] * len(ids))[:, : self.vocab_size]
-                cache.advance([int(limit > place) for limit in limits])
+                cache.advance([int(limit > index) for limit in limits])
         return Drafts(drafts, drawn_from)
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
-    if first == second[: len(first)]:  # quickly, the usual case
-        return len(first)
-    return next(
-        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-        min(len(first), len(second)),
-    )
 
 
 def make_drafter(speculate: str | None) -> Drafter | None:

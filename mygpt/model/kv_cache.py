@@ -65,18 +65,27 @@ class LayerCache:
         self.keys[rows, :, slots] = keys.transpose(1, 2)
         self.values[rows, :, slots] = values.transpose(1, 2)
 
-    def copy_rows(self, source: LayerCache, rows: Tensor) -> None:
-        """Fill sequence b from row `rows[b]` of a cache of the same kind, which is no larger."""
+    def copy_rows(self, source: LayerCache, rows: Tensor, first: int = 0) -> None:
+        """Fill the sequences from `first` on from `rows` of a cache of the same kind, which has no more slots."""
         rows = rows.to(self.keys.device)
-        self.keys[:, :, : source.size] = source.keys[rows, :, : source.size]
-        self.values[:, :, : source.size] = source.values[rows, :, : source.size]
+        targets = slice(first, first + len(rows))
+        self.keys[targets, :, : source.size] = source.keys[rows, :, : source.size]
+        self.values[targets, :, : source.size] = source.values[rows, :, : source.size]
+
+    def keep_rows(self, rows: Sequence[int]) -> LayerCache:
+        """The cache of the sequences `rows` alone, in that order. It takes over this one's memory."""
+        targets = [target for target, row in enumerate(rows) if target != row]
+        if targets:
+            sources = [rows[target] for target in targets]
+            self.keys[targets], self.values[targets] = self.keys[sources], self.values[sources]
+        return type(self)(self.keys[: len(rows)], self.values[: len(rows)])
 
 
 class WindowCache(LayerCache):
     """Of a sliding window's tokens only: a ring, whose slot s holds the newest position that is s modulo its size.
 
     A slot more, the last, takes what is not to be kept: padding, and tokens that the window has left already.
-    Tokens that may be taken back wait beside the ring, in `pending`, lest they push out what is still needed.
+    Drafted tokens wait beside the ring, in `pending`: a wrong draft must not push out tokens that are still needed.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
@@ -110,7 +119,7 @@ class WindowCache(LayerCache):
         return seen
 
     def commit_pending(self, ends: Tensor) -> None:
-        """Keep of the tokens that wait those before `ends` (B, 1), the places of the next ones."""
+        """Keep of the tokens that wait those before `ends` (B, 1), the positions of the next ones."""
         if self.pending is not None:
             self._keep(*self.pending, ends)
             self.pending = None
@@ -120,18 +129,31 @@ class WindowCache(LayerCache):
         kept = (positions < ends) & (positions >= ends - self.size)
         self._write(keys, values, torch.where(kept, positions % self.size, self.size))
 
-    def copy_rows(self, source: LayerCache, rows: Tensor) -> None:
-        """Fill sequence b from row `rows[b]` of a cache of the same kind, which is no larger."""
-        super().copy_rows(source, rows)
+    def copy_rows(self, source: LayerCache, rows: Tensor, first: int = 0) -> None:
+        """As of `LayerCache`. What waits is copied where all sequences are filled."""
+        super().copy_rows(source, rows, first)
         assert isinstance(source, WindowCache)
         if source.pending is not None:
-            rows = rows.to(self.keys.device)
-            keys, values, positions = source.pending
-            self.pending = keys[rows], values[rows], positions[rows]
+            assert len(rows) == len(self.keys), "commit_pending first"
+            self.pending = source._pending_of(rows)
+
+    def keep_rows(self, rows: Sequence[int]) -> LayerCache:
+        """As of `LayerCache`."""
+        kept = super().keep_rows(rows)
+        assert isinstance(kept, WindowCache)
+        if self.pending is not None:
+            kept.pending = self._pending_of(torch.tensor(rows, dtype=torch.long))
+        return kept
+
+    def _pending_of(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.pending is not None
+        rows = rows.to(self.keys.device)
+        keys, values, positions = self.pending
+        return keys[rows], values[rows], positions[rows]
 
 
 class KVCache:
-    """Allocated once, to the size that a generation needs; each sequence has its own length.
+    """Allocated once, to the size that its sequences need; each sequence has its own length.
 
     `lengths` lives on the host, so that no step waits for the device to know it. Slots past a sequence's
     length may hold anything: they are written again before any query sees them.
@@ -189,7 +211,7 @@ class KVCache:
                 ring.values.copy_(values)
 
     def commit_pending(self) -> None:
-        """Let nothing wait for the next tokens' places to be known."""
+        """Keep of the drafted tokens that wait those that `lengths` count."""
         rings = [
             layer for layer in self.layers if isinstance(layer, WindowCache) and layer.pending is not None
         ]
@@ -213,6 +235,22 @@ class KVCache:
         for ours, theirs in zip(self.layers, source.layers, strict=True):
             ours.copy_rows(theirs, torch.tensor(rows))
         self.lengths = [source.lengths[row] for row in rows]
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Forget all sequences but `rows`, which come to stand in that order."""
+        self.layers = [layer.keep_rows(rows) for layer in self.layers]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def append_rows(self, other: KVCache) -> None:
+        """Take the sequences of another cache of the same layers, behind one's own."""
+        counts = len(self.lengths), len(other.lengths)
+        self.commit_pending()
+        other.commit_pending()
+        larger = KVCache(self.shapes, sum(counts), max(self.slots, other.slots), self.devices, self.dtype)
+        for joint, ours, theirs in zip(larger.layers, self.layers, other.layers, strict=True):
+            joint.copy_rows(ours, torch.arange(counts[0]))
+            joint.copy_rows(theirs, torch.arange(counts[1]), first=counts[0])
+        self.slots, self.layers, self.lengths = larger.slots, larger.layers, self.lengths + other.lengths
 
     @property
     def device(self) -> torch.device:

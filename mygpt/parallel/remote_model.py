@@ -172,6 +172,18 @@ class MirroredCache(KVCache):
         with self.leader.together("copy", self.number, source.number, list(rows)):
             super().copy_rows(source, rows)
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Forget all sequences but `rows`."""
+        with self.leader.together("keep_rows", self.number, list(rows)):
+            super().keep_rows(rows)
+
+    def append_rows(self, other: KVCache) -> None:
+        """Take the sequences of another cache."""
+        assert isinstance(other, MirroredCache)
+        held = self.lengths, other.lengths
+        with self.leader.together("append_rows", self.number, other.number, *held):
+            super().append_rows(other)
+
 
 @torch.inference_mode()
 def follow(model: CausalLM, channel: Channel) -> None:
@@ -209,5 +221,12 @@ def _follow(model: CausalLM, channel: Channel) -> None:
         elif kind == "copy":
             number, source, rows = rest
             caches[number].copy_rows(caches[source], rows)
+        elif kind == "keep_rows":
+            number, rows = rest
+            caches[number].keep_rows(rows)
+        elif kind == "append_rows":
+            number, source, own, others = rest
+            caches[number].lengths, caches[source].lengths = own, others
+            caches[number].append_rows(caches[source])
         elif kind == "memory":
             channel.peak_memory()

@@ -55,7 +55,7 @@ def build(folder: Path, name: str, template: str | None = None) -> Path:
 def without_reuse(conversation: Conversation) -> str:
     """What the last answer is when nothing of the history is in a cache."""
     prompt = conversation.messages[:-1]
-    return conversation.llm.generate(prompt, **GREEDY)
+    return LLM(conversation.engine.loaded).generate(prompt, **GREEDY)
 
 
 def tell(conversation: Conversation, text: str) -> str:
@@ -229,8 +229,8 @@ def test_an_interrupted_prefill_takes_the_message_back(
     conversation = load(build(tmp_path, name)).chat(**GREEDY)
     tell(conversation, "a")
     before, last = list(conversation.messages), conversation.last
-    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", WINDOW - 3)
-    model = conversation.llm.loaded.model
+    monkeypatch.setattr("mygpt.engine.prefill.PREFILL_CHUNK", WINDOW - 3)
+    model = conversation.engine.loaded.model
     calls = []
 
     def interrupt(*_: Any) -> None:
@@ -258,12 +258,12 @@ def test_an_interrupted_step_spoils_no_later_answer(name: str, step: int, tmp_pa
         if len(calls) == step:
             raise KeyboardInterrupt
 
-    layer = conversation.llm.loaded.model.layers[1]
+    layer = conversation.engine.loaded.model.layers[1]
     with layer.register_forward_pre_hook(interrupt), pytest.raises(KeyboardInterrupt):
         tell(conversation, "abcd")
     assert conversation.messages[-1]["role"] == "assistant"
     tell(conversation, "abce")  # begins as what is held
-    expected = conversation.llm.generate("abce", **GREEDY)
+    expected = LLM(conversation.engine.loaded).generate("abce", **GREEDY)
     assert conversation.messages[-1]["content"] == expected
 
 

@@ -97,10 +97,10 @@ def ids_of(
     llm: LLM, prompts: Sequence[list[int]], seeds: Sequence[int], new: int = 8, **sampling: Any
 ) -> list[list[int]]:
     """The new ids of prompts that run together."""
-    batch = llm.batch(prompts, Sampling(**sampling), new, seeds=seeds)
+    batch = llm.engine.batch(prompts, Sampling(**sampling), new, seeds=seeds)
     for _ in batch:
         pass
-    return [completion.generation.new_ids for completion in batch.completions]
+    return [completion.sequence.new_ids for completion in batch.completions]
 
 
 Run = Callable[..., tuple[str, str]]
@@ -594,7 +594,7 @@ def test_each_row_of_a_batch_is_its_own_run(
         prompts = [random_ids(random.Random(seed + i), llm, length) for i, length in enumerate(lengths)]
         seeds = [seed + i for i in range(len(prompts))]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mygpt.engine.decode.PREFILL_CHUNK", chunk)
+            patch.setattr("mygpt.engine.prefill.PREFILL_CHUNK", chunk)
             together = ids_of(llm, prompts, seeds, temperature=temperature)
         for prompt, one, ids in zip(prompts, seeds, together, strict=True):
             assert ids_of(llm, [prompt], [one], temperature=temperature) == [ids]
@@ -619,9 +619,9 @@ def test_neighbours_that_end_early_or_run_long_change_nothing(llm: LLM) -> None:
 
 def test_a_prompt_in_chunks_is_the_prompt(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the logit; lengths around multiples of the chunk."""
-    from mygpt.engine.decode import prefill
+    from mygpt.engine.prefill import prefill
 
-    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", 5)
+    monkeypatch.setattr("mygpt.engine.prefill.PREFILL_CHUNK", 5)
     prompts = [random_ids(random.Random(2), llm, length) for length in (1, 4, 5, 6, 10, 11, 33, 60)]
 
     @torch.inference_mode()

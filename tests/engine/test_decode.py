@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.engine.decode import prefill
+from mygpt.engine.prefill import prefill
 from tests.models import write_model
 
 

@@ -4,7 +4,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.engine.sampling import settle
-from mygpt.engine.sequence import MAX_DRAFT, Drafts, Generation
+from mygpt.engine.drafts import Drafts
+from mygpt.engine.sampling import rejection_sample
+from mygpt.engine.sequence import MAX_DRAFT, Sequence
 from mygpt.engine.speculation import IndexedText, ModelDrafter, NGramDrafter
 from mygpt.errors import InputError
 from mygpt.options import Sampling
@@ -59,7 +60,7 @@ def text_llm(text_model: Path) -> LLM:
     return LLM.load(str(text_model), precision="32-true", accelerator="cpu")
 
 
-def random_prompts(llm: LLM, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
+def random_prompts(llm: LLM, lengths: SequenceOf[int] = LENGTHS) -> list[list[int]]:
     torch.manual_seed(1)
     return [torch.randint(0, llm.config.vocab_size, (length,)).tolist() for length in lengths]
 
@@ -76,24 +77,24 @@ class Oracle:
         self.vocab_size = vocab_size
         self.random = random.Random(0)
 
-    def propose(self, generations: Sequence[Generation], limits: Sequence[int], sampling: Sampling) -> Drafts:
-        return Drafts([self.draft(g, limit) for g, limit in zip(generations, limits, strict=True)])
+    def propose(self, sequences: SequenceOf[Sequence], limits: SequenceOf[int]) -> Drafts:
+        return Drafts([self.draft(s, limit) for s, limit in zip(sequences, limits, strict=True)])
 
-    def draft(self, generation: Generation, limit: int) -> list[int]:
-        done = len(generation.new_ids)
-        right = self.answers[tuple(generation.prompt_ids)][done : done + limit]
+    def draft(self, sequence: Sequence, limit: int) -> list[int]:
+        done = len(sequence.new_ids)
+        right = self.answers[tuple(sequence.prompt_ids)][done : done + limit]
         wrong_from = self.random.randrange(limit + 2)
         wrong = [(token + 1) % self.vocab_size for token in right[wrong_from:]]
-        generation.next_draft = self.random.randrange(1, MAX_DRAFT + 1)
+        sequence.next_draft = self.random.randrange(1, MAX_DRAFT + 1)
         return right[:wrong_from] + wrong
 
 
-def ids_of(llm: LLM, prompts: Sequence[list[int]], drafter: object = None, sampling: Sampling = GREEDY):
-    batch = llm.batch(prompts, sampling, NEW_TOKENS, seeds=range(len(prompts)), drafter=drafter)
+def ids_of(llm: LLM, prompts: SequenceOf[list[int]], drafter: object = None, sampling: Sampling = GREEDY):
+    batch = llm.engine.batch(prompts, sampling, NEW_TOKENS, seeds=range(len(prompts)), drafter=drafter)
     list(batch)
-    generations = [completion.generation for completion in batch.completions]
-    assert batch.timing.new_tokens == sum(len(g.new_ids) for g in generations)
-    return [g.new_ids for g in generations], generations
+    sequences = [completion.sequence for completion in batch.completions]
+    assert batch.timing.new_tokens == sum(len(s.new_ids) for s in sequences)
+    return [s.new_ids for s in sequences], sequences
 
 
 def test_greedy_ids_with_drafts_right_and_wrong(llm: LLM) -> None:
@@ -102,11 +103,11 @@ def test_greedy_ids_with_drafts_right_and_wrong(llm: LLM) -> None:
     plain, _ = ids_of(llm, prompts)
     answers = {tuple(p): ids for p, ids in zip(prompts, plain, strict=True)}
     for rows in (prompts, *([p] for p in prompts)):
-        ids, generations = ids_of(llm, rows, Oracle(answers, llm.config.vocab_size))
+        ids, sequences = ids_of(llm, rows, Oracle(answers, llm.config.vocab_size))
         assert ids == [answers[tuple(p)] for p in rows]
         if llm.config.rope.type != "dynamic":
-            accepted = sum(g.accepted_draft_tokens for g in generations)
-            assert 0 < accepted < sum(g.draft_tokens for g in generations)
+            accepted = sum(s.accepted_draft_tokens for s in sequences)
+            assert 0 < accepted < sum(s.draft_tokens for s in sequences)
 
 
 def test_greedy_ids_with_ngrams(llm: LLM) -> None:
@@ -119,12 +120,12 @@ def test_greedy_ids_with_a_model(llm: LLM, sampling: Sampling) -> None:
     """The model drafts for itself, so that all is accepted; its windows are set back each time."""
     prompts = random_prompts(llm)
     model = llm.loaded.model
-    drafter = ModelDrafter(model, llm.config, llm.loaded.vocab_size)
-    ids, generations = ids_of(llm, prompts, drafter, sampling)
+    drafter = ModelDrafter(model, llm.loaded.vocab_size)
+    ids, sequences = ids_of(llm, prompts, drafter, sampling)
     assert ids == ids_of(llm, prompts, None, sampling)[0]
-    assert sum(g.accepted_draft_tokens for g in generations) == sum(g.draft_tokens for g in generations)
+    assert sum(s.accepted_draft_tokens for s in sequences) == sum(s.draft_tokens for s in sequences)
     if llm.config.rope.type != "dynamic":
-        assert all(g.draft_tokens for g in generations)
+        assert all(s.draft_tokens for s in sequences)
     # The drafter serves another batch, which begins as the one before or otherwise.
     again = [prompts[0], prompts[2][:5] + prompts[1], prompts[1], prompts[3]]
     assert ids_of(llm, again, drafter, sampling)[0] == ids_of(llm, again, None, sampling)[0]
@@ -141,9 +142,9 @@ def test_drafts_without_chance_sample_the_same_ids_by_the_same_seed(
     plain, _ = ids_of(text_llm, prompts, None, sampling)
     oracle = Oracle({tuple(p): ids for p, ids in zip(prompts, plain, strict=True)}, 257)
     for drafter in (NGramDrafter(), oracle):
-        ids, generations = ids_of(text_llm, prompts, drafter, sampling)
+        ids, sequences = ids_of(text_llm, prompts, drafter, sampling)
         assert ids == plain
-    assert all(g.accepted_draft_tokens > 0 for g in generations)
+    assert all(s.accepted_draft_tokens > 0 for s in sequences)
 
 
 def test_an_end_token_within_a_draft(text_llm: LLM) -> None:
@@ -153,9 +154,9 @@ def test_an_end_token_within_a_draft(text_llm: LLM) -> None:
     for stop in {plain[0][7], plain[1][12]}:
         ending = LLM(replace(text_llm.loaded, stop_ids=frozenset({stop})))
         oracle = Oracle(answers, text_llm.config.vocab_size)
-        ids, generations = ids_of(ending, prompts, oracle)
+        ids, sequences = ids_of(ending, prompts, oracle)
         assert ids == ids_of(ending, prompts)[0]
-        assert "stop" in {g.finish_reason for g in generations}
+        assert "stop" in {s.finish_reason for s in sequences}
 
 
 @pytest.mark.parametrize("new_tokens", [1, 2, 7, 20])
@@ -167,10 +168,10 @@ def test_stop_strings_and_the_last_token_within_a_draft(text_llm: LLM, new_token
     for stop in ([], [text[3:5]], [text[-2:]]):
         done = []
         for drafter in (None, Oracle({tuple(ids): answer}, 300)):
-            batch = text_llm.batch([ids], GREEDY, new_tokens, seeds=[0], stop=stop, drafter=drafter)
+            batch = text_llm.engine.batch([ids], GREEDY, new_tokens, seeds=[0], stop=stop, drafter=drafter)
             list(batch)
             completion = batch.completions[0]
-            done.append((completion.text, completion.generation.new_ids, completion.generation.finish_reason))
+            done.append((completion.text, completion.sequence.new_ids, completion.sequence.finish_reason))
         assert done[0] == done[1]
 
 
@@ -200,8 +201,8 @@ def test_turns_over_windows_after_drafts(family: str, tmp_path: Path) -> None:
     for _ in range(rounds):
         answer = llm.generate_ids(history, max_new_tokens=9, temperature=0.0)
         oracle = Oracle({tuple(history): answer}, llm.config.vocab_size)
-        list(batch := llm.batch([history], GREEDY, 9, seeds=[0], cache=cache, drafter=oracle))
-        assert batch.completions[0].generation.new_ids == answer
+        list(batch := llm.engine.batch([history], GREEDY, 9, seeds=[0], cache=cache, drafter=oracle))
+        assert batch.completions[0].sequence.new_ids == answer
         history = [*history, *answer, 1, 2, 3]
 
 
@@ -216,7 +217,7 @@ def test_settle_follows_the_target() -> None:
     counts = torch.zeros(4)
     for token, probability in enumerate(draft.tolist()):
         drafted = torch.full((n,), token)
-        result = settle(target.expand(n, -1), draft.expand(n, -1), drafted, uniforms)
+        result = rejection_sample(target.expand(n, -1), draft.expand(n, -1), drafted, uniforms)
         counts += probability * result.bincount(minlength=4) / n
     torch.testing.assert_close(counts, target, rtol=0, atol=1e-3)
 
@@ -225,8 +226,8 @@ def test_settle_without_a_draft_draws_and_with_the_same_one_agrees() -> None:
     target = torch.tensor([[0.5, 0.3, 0.2]] * 3)
     uniforms = torch.tensor([0.1, 0.6, 0.99], dtype=torch.float64)
     nothing = torch.zeros(3, dtype=torch.long)
-    assert settle(target, torch.zeros(3, 3), nothing, uniforms).tolist() == [0, 1, 2]
-    assert settle(target, target, torch.tensor([2, 0, 1]), uniforms).tolist() == [2, 0, 1]
+    assert rejection_sample(target, torch.zeros(3, 3), nothing, uniforms).tolist() == [0, 1, 2]
+    assert rejection_sample(target, target, torch.tensor([2, 0, 1]), uniforms).tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -248,16 +249,18 @@ def test_samples_with_a_draft_model_are_distributed_as_without(
     prompt = [3, 1, 4, 1, 5]
 
     def counts(drafter: ModelDrafter | None, first_seed: int) -> torch.Tensor:
-        batch = llm.batch([prompt] * n, sampling, 3, seeds=range(first_seed, first_seed + n), drafter=drafter)
+        batch = llm.engine.batch(
+            [prompt] * n, sampling, 3, seeds=range(first_seed, first_seed + n), drafter=drafter
+        )
         list(batch)
-        rows = torch.tensor([c.generation.new_ids for c in batch.completions])
+        rows = torch.tensor([c.sequence.new_ids for c in batch.completions])
         if drafter is not None:
-            accepted = sum(c.generation.accepted_draft_tokens for c in batch.completions)
-            assert 0.1 * n < accepted < sum(c.generation.draft_tokens for c in batch.completions)
+            accepted = sum(c.sequence.accepted_draft_tokens for c in batch.completions)
+            assert 0.1 * n < accepted < sum(c.sequence.draft_tokens for c in batch.completions)
         return (rows * torch.tensor([64, 8, 1])).sum(1).bincount(minlength=512).float()
 
     plain = counts(None, 0)
-    drafted = counts(ModelDrafter(draft.loaded.model, draft.config, 8), n)
+    drafted = counts(ModelDrafter(draft.loaded.model, 8), n)
     both = plain + drafted
     common = both >= 20
     rest = [c[~common].sum()[None] for c in (plain, drafted)]
@@ -271,11 +274,13 @@ def test_samples_with_a_draft_model_repeat_by_their_seed_and_know_no_neighbour(t
     prompts, sampling = random_prompts(text_llm, (5, 9, 12)), Sampling(temperature=1.3, top_k=0)
     model = text_llm.loaded.model
 
-    def run(rows: Sequence[int]) -> list[list[int]]:
-        drafter = ModelDrafter(model, text_llm.config, text_llm.loaded.vocab_size)
-        batch = text_llm.batch([prompts[r] for r in rows], sampling, 20, seeds=list(rows), drafter=drafter)
+    def run(rows: SequenceOf[int]) -> list[list[int]]:
+        drafter = ModelDrafter(model, text_llm.loaded.vocab_size)
+        batch = text_llm.engine.batch(
+            [prompts[r] for r in rows], sampling, 20, seeds=list(rows), drafter=drafter
+        )
         list(batch)
-        return [completion.generation.new_ids for completion in batch.completions]
+        return [completion.sequence.new_ids for completion in batch.completions]
 
     together = run([0, 1, 2])
     assert together == run([0, 1, 2])
@@ -302,13 +307,13 @@ def test_a_loop_is_drafted_further_than_it_was_written() -> None:
 
 
 def test_drafts_grow_where_they_are_right_and_shrink_where_not() -> None:
-    generation = Generation([1], 10, seed=0)
+    sequence = Sequence([1], 10, seed=0)
     lengths = []
     for drafted, accepted in [(4, 4), (8, 8), (8, 2), (3, 0), (0, 0), (1, 1)]:
-        generation.judge(drafted, accepted)
-        lengths.append(generation.next_draft)
+        sequence.count_draft(drafted, accepted)
+        lengths.append(sequence.next_draft)
     assert lengths == [8, 8, 3, 1, 1, 2]
-    assert (generation.draft_tokens, generation.accepted_draft_tokens) == (24, 15)
+    assert (sequence.draft_tokens, sequence.accepted_draft_tokens) == (24, 15)
 
 
 # --- options

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.engine.decode import prefill
+from mygpt.engine.prefill import prefill
 from mygpt.options import Sampling
 from tests.families.variants import ORIGINAL, VARIANTS, WINDOW, Variant, variant
 
@@ -36,7 +36,7 @@ def random_prompts(llm: LLM) -> list[list[int]]:
 def test_a_ragged_batch_in_chunks_is_each_prompt_whole(
     llm: LLM, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("mygpt.engine.prefill.PREFILL_CHUNK", chunk)
     prompts = random_prompts(llm)
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
     together = prefill(llm.loaded.model, llm.loaded.model.allocate_cache(len(prompts), max(LENGTHS)), prompts)
@@ -46,7 +46,7 @@ def test_a_ragged_batch_in_chunks_is_each_prompt_whole(
 def test_a_ragged_batch_generates_what_each_prompt_does(llm: LLM) -> None:
     """One of its rows crosses the original length on the way."""
     prompts = random_prompts(llm)
-    batch = llm.batch(prompts, Sampling(temperature=0.0), NEW_TOKENS, seeds=range(len(prompts)))
+    batch = llm.engine.batch(prompts, Sampling(temperature=0.0), NEW_TOKENS, seeds=range(len(prompts)))
     list(batch)
     alone = [llm.generate_ids(prompt, max_new_tokens=NEW_TOKENS, temperature=0.0) for prompt in prompts]
-    assert [completion.generation.new_ids for completion in batch.completions] == alone
+    assert [completion.sequence.new_ids for completion in batch.completions] == alone

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mygpt import LLM
-from mygpt.engine.decode import prefill
+from mygpt.engine.prefill import prefill
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.options import Sampling
@@ -45,7 +45,7 @@ def test_the_cache_holds_one_latent_and_one_rotated_key_per_token_and_layer(
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
 @torch.inference_mode()
 def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("mygpt.engine.prefill.PREFILL_CHUNK", chunk)
     prompts, model = random_prompts(llm), llm.loaded.model
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
 
@@ -59,11 +59,11 @@ def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch:
 def test_a_ragged_batch_is_its_rows_also_where_two_share_a_prompt(llm: LLM) -> None:
     prompts = random_prompts(llm)
     for rows in (prompts, [prompts[-1]] * 2):
-        batch = llm.batch(rows, Sampling(temperature=0.0), 12, seeds=range(len(rows)))
+        batch = llm.engine.batch(rows, Sampling(temperature=0.0), 12, seeds=range(len(rows)))
         list(batch)
         for row, completion in zip(rows, batch.completions, strict=True):
             alone = llm.generate_ids(row, max_new_tokens=12, temperature=0.0)
-            assert completion.generation.new_ids == alone
+            assert completion.sequence.new_ids == alone
 
 
 def test_the_layer_that_predicts_one_token_more_is_skipped(tmp_path: Path) -> None:

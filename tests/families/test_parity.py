@@ -5,8 +5,9 @@ import torch
 from transformers import PreTrainedModel
 
 from mygpt import LLM
-from mygpt.engine.decode import prefill, step
-from mygpt.engine.sequence import Generation
+from mygpt.engine.prefill import prefill
+from mygpt.engine.scheduler import decode_step
+from mygpt.engine.sequence import Sequence
 from tests.families.conftest import RecordError
 from tests.families.variants import ORIGINAL, VARIANTS, Variant
 
@@ -51,14 +52,14 @@ def test_cached_logits_equal_uncached(pair: tuple[LLM, PreTrainedModel]) -> None
     model, start = llm.loaded.model, ORIGINAL - 3
     ids = torch.randint(0, llm.config.vocab_size, (2, ORIGINAL + 3))
     whole = [llm.logits(ids[:, : n + 1])[:, -1] for n in range(ids.shape[1])]
-    generations = [Generation(row[:start].tolist(), max_new_tokens=99, seed=0) for row in ids]
+    sequences = [Sequence(row[:start].tolist(), max_new_tokens=99, seed=0) for row in ids]
     cache = model.allocate_cache(2, ids.shape[1])
-    logits = prefill(model, cache, [g.prompt_ids for g in generations])
+    logits = prefill(model, cache, [s.prompt_ids for s in sequences])
     assert relative_error(logits, whole[start - 1]) < 1e-5
     for place in range(start, ids.shape[1]):
-        for generation, token in zip(generations, ids[:, place].tolist(), strict=True):
-            generation.new_ids.append(token)
-        logits = step(model, cache, generations, [[], []])[:, 0]
+        for sequence, token in zip(sequences, ids[:, place].tolist(), strict=True):
+            sequence.new_ids.append(token)
+        logits = decode_step(model, cache, sequences, [[], []])[:, 0]
         assert relative_error(logits, whole[place]) < 1e-5, f"token {place}"
 
 

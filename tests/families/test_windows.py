@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mygpt import LLM
-from mygpt.engine.decode import prefill
+from mygpt.engine.prefill import prefill
 from mygpt.options import Sampling
 from tests.families.variants import WINDOW, variant
 
@@ -40,7 +40,7 @@ def random_prompts(llm: LLM) -> list[list[int]]:
 @pytest.mark.parametrize("chunk", [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 1000])
 @torch.inference_mode()
 def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mygpt.engine.decode.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("mygpt.engine.prefill.PREFILL_CHUNK", chunk)
     prompts = random_prompts(llm)
     whole = torch.cat([llm.logits([prompt])[:, -1] for prompt in prompts])
 
@@ -54,20 +54,20 @@ def test_prefill_in_chunks_alone_and_together(llm: LLM, chunk: int, monkeypatch:
 def test_a_ragged_batch_is_its_rows(llm: LLM) -> None:
     """Rows cross the window at different steps."""
     prompts, sampling = random_prompts(llm), Sampling(temperature=0.0)
-    batch = llm.batch(prompts, sampling, 2 * WINDOW, seeds=range(len(prompts)))
+    batch = llm.engine.batch(prompts, sampling, 2 * WINDOW, seeds=range(len(prompts)))
     list(batch)
     for prompt, completion in zip(prompts, batch.completions, strict=True):
-        assert completion.generation.new_ids == llm.generate_ids(
+        assert completion.sequence.new_ids == llm.generate_ids(
             prompt, max_new_tokens=2 * WINDOW, temperature=0.0
         )
 
 
 def test_samples_of_one_prompt_share_its_prefill(llm: LLM) -> None:
     prompt = random_prompts(llm)[-1]
-    batch = llm.batch([prompt] * 3, Sampling(), WINDOW, seeds=[1, 2, 3])
+    batch = llm.engine.batch([prompt] * 3, Sampling(), WINDOW, seeds=[1, 2, 3])
     list(batch)
     for seed, completion in zip([1, 2, 3], batch.completions, strict=True):
-        assert completion.generation.new_ids == llm.generate_ids(prompt, max_new_tokens=WINDOW, seed=seed)
+        assert completion.sequence.new_ids == llm.generate_ids(prompt, max_new_tokens=WINDOW, seed=seed)
 
 
 @torch.inference_mode()

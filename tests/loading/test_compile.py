@@ -91,9 +91,9 @@ def test_batches_equal_eager(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         answers = []
         for llm in (eager, compiled):
             seeds = list(range(len(prompts)))
-            batch = llm.batch(prompts, Sampling(top_p=0.9), 20, seeds=seeds)
+            batch = llm.engine.batch(prompts, Sampling(top_p=0.9), 20, seeds=seeds)
             list(batch)
-            answers.append([c.generation.new_ids for c in batch.completions])
+            answers.append([c.sequence.new_ids for c in batch.completions])
         assert answers[0] == answers[1]
     assert (
         len(traced) == 4
@@ -125,13 +125,15 @@ def test_recorded_steps_equal_eager(name: str, tmp_path: Path, monkeypatch: pyte
         [[5, 6, 5, 6, 5, 6]],
     ):  # of which drafts are right at times
         batches = [
-            each.batch(prompts, Sampling(temperature=0.0), 24, seeds=[0] * len(prompts), drafter=drafter)
-            for each, drafter in ((eager, None), (llm, None), (llm, llm.drafter("ngram")))
+            each.engine.batch(
+                prompts, Sampling(temperature=0.0), 24, seeds=[0] * len(prompts), drafter=drafter
+            )
+            for each, drafter in ((eager, None), (llm, None), (llm, llm.engine.drafter("ngram")))
         ]
         answers = []
         for batch in batches:
             list(batch)
-            answers.append([c.generation.new_ids for c in batch.completions])
+            answers.append([c.sequence.new_ids for c in batch.completions])
         assert answers[0] == answers[1] == answers[2]
 
 

@@ -41,10 +41,10 @@ def test_logits_equal_the_cpus(cpu: LLM, gpu: LLM) -> None:
 )
 def test_a_ragged_batch_gives_the_cpus_ids(cpu: LLM, gpu: LLM, sampling: Sampling) -> None:
     prompts = [[5, 6, 7], [8], list(range(10, 25))]
-    batches = [llm.batch(prompts, sampling, 12, seeds=[1, 2, 3]) for llm in (cpu, gpu)]
+    batches = [llm.engine.batch(prompts, sampling, 12, seeds=[1, 2, 3]) for llm in (cpu, gpu)]
     for batch in batches:
         list(batch)
-    ours, theirs = ([c.generation.new_ids for c in batch.completions] for batch in batches)
+    ours, theirs = ([c.sequence.new_ids for c in batch.completions] for batch in batches)
     assert ours == theirs
 
 
@@ -62,11 +62,11 @@ def test_compiled_with_graphs_gives_the_same_ids(folder: Path, gpu: LLM) -> None
     assert compiled.loaded.model.graphs is not None
     answers = []
     for llm in (gpu, compiled):
-        batch = llm.batch(
+        batch = llm.engine.batch(
             [[5, 6, 7], [8], list(range(10, 25))], Sampling(temperature=0.0), 12, seeds=[1, 2, 3]
         )
         list(batch)
         chat = llm.chat(temperature=0.0, max_new_tokens=8)
         turns = ["".join(chat.say(text)) for text in ("Hello", "And more")]
-        answers.append((turns, [c.generation.new_ids for c in batch.completions]))
+        answers.append((turns, [c.sequence.new_ids for c in batch.completions]))
     assert answers[0] == answers[1]

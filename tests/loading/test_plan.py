@@ -15,7 +15,7 @@ from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.checkpoint.fill import fill, translated
 from mygpt.checkpoint.open import open_checkpoint
-from mygpt.engine.decode import prefill
+from mygpt.engine.prefill import prefill
 from mygpt.engine.sampling import sample
 from mygpt.families import read_config
 from mygpt.loading.build import build, empty_model

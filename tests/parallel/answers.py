@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mygpt import LLM
-from mygpt.engine.decode import keep_common_prefix
+from mygpt.engine.prefill import keep_common_prefix
 from mygpt.options import Sampling
 from tests.families.variants import WINDOW
 
@@ -33,9 +33,9 @@ def answers(llm: LLM, kinds: Sequence[str]) -> dict[str, Any]:
 
 def sampled(llm: LLM, prompts: list[list[int]]) -> list[list[int]]:
     """A ragged batch; equal prompts are computed once, and their rows of the cache copied."""
-    batch = llm.batch(prompts, Sampling(top_p=0.95), 6, seeds=range(len(prompts)))
+    batch = llm.engine.batch(prompts, Sampling(top_p=0.95), 6, seeds=range(len(prompts)))
     list(batch)
-    return [completion.generation.new_ids for completion in batch.completions]
+    return [completion.sequence.new_ids for completion in batch.completions]
 
 
 def turns(llm: LLM, prompts: list[list[int]]) -> list[list[int]]:
@@ -45,8 +45,8 @@ def turns(llm: LLM, prompts: list[list[int]]) -> list[list[int]]:
     found = []
     for prompt in prompts:
         keep_common_prefix(llm.loaded.model, cache, held, prompt)
-        batch = llm.batch([prompt], Sampling(temperature=0.0), 4, seeds=[0], cache=cache)
+        batch = llm.engine.batch([prompt], Sampling(temperature=0.0), 4, seeds=[0], cache=cache)
         list(batch)
-        found.append(batch.completions[0].generation.new_ids)
+        found.append(batch.completions[0].sequence.new_ids)
         held = (prompt + found[-1])[: cache.lengths[0]]
     return found
