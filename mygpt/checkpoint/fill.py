@@ -61,14 +61,14 @@ class Slot:
 
 
 def slots(model: nn.Module) -> dict[str, Slot]:
-    """Every tensor that the model needs, by our name. Slots of a fused layer are siblings of the layer."""
+    """Every tensor that the model needs, by our name. Parts of a fused layer are siblings of the layer."""
     found: dict[str, Slot] = {}
     for path, module in model.named_modules():
         for parameter, _ in module.named_parameters(recurse=False):
-            if isinstance(module, FusedLinear | OwnHeadNorm) and module.slots:
+            if isinstance(module, FusedLinear | OwnHeadNorm) and module.parts:
                 start = 0
-                for slot, rows in module.slots.items():
-                    name = ".".join([*path.split(".")[:-1], slot, parameter])
+                for part, rows in module.parts.items():
+                    name = ".".join([*path.split(".")[:-1], part, parameter])
                     found[name] = Slot(module, parameter, slice(start, start + rows))
                     start += rows
             else:

@@ -25,7 +25,7 @@ _TAKEN_APART = ("key_up", "value_up")
 
 
 class QuantizedLinear(FusedLinear):
-    """A linear layer of quantized matrices, which come one by one: one for each slot, or one in all.
+    """A linear layer of quantized matrices, which come one by one: one for each part, or one in all.
 
     Until the last has come, `weight` is on the meta device and tells the shape; afterwards it is None. The layer
     is of use in inference alone.
@@ -35,7 +35,7 @@ class QuantizedLinear(FusedLinear):
         """Matrices that come in floats are quantized in `mode`, unless others are `stored` in it. `dtype` is x's."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.slots = dict(layer.slots) if isinstance(layer, FusedLinear) else {}
+        self.parts = dict(layer.parts) if isinstance(layer, FusedLinear) else {}
         self.weight, self.bias = layer.weight, layer.bias
         self.products = nn.ModuleList()
         self.mode, self.dtype, self.stored = mode, dtype, stored
@@ -112,9 +112,9 @@ def expect_stored(model: nn.Module, stored: AbstractSet[str], mode: Mode, dtype:
 
 def weight_names(path: str, layer: Linear) -> list[str]:
     """The names of a layer's matrices; those of a fused layer are siblings of the layer."""
-    slots = layer.slots if isinstance(layer, FusedLinear) else {}
+    parts = layer.parts if isinstance(layer, FusedLinear) else {}
     parent = path.rpartition(".")[0]
-    return [f"{parent}.{slot}.weight" for slot in slots] or [f"{path}.weight"]
+    return [f"{parent}.{part}.weight" for part in parts] or [f"{path}.weight"]
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,11 @@ def summarize(model: nn.Module) -> Summary | None:
 def quantized_bytes(layer: Linear, mode: Mode, dtype: torch.dtype, device_type: str) -> int:
     """Bytes that a layer's matrices will take, exactly; works on the meta device. `dtype` is that of x."""
     n, k = layer.out_features, layer.in_features
-    slots = list(layer.slots.values()) if isinstance(layer, FusedLinear) else []
+    parts = list(layer.parts.values()) if isinstance(layer, FusedLinear) else []
     if mode.quant_type == "int8":
         return n * k + n * (4 if device_type == "cuda" else dtype.itemsize)
     total = 0
-    for rows in slots or [n]:
+    for rows in parts or [n]:
         blocks = -(-rows * k // BLOCK_SIZE)
         total += -(-rows * k // 2)
         if device_type == "cuda" and mode.nested:

@@ -196,7 +196,7 @@ def test_logits_are_those_of_the_dequantized_weights(folder: Path, mode: str) ->
     ids = torch.arange(3 * 20).view(3, 20)
     original = plain.logits(ids)
     for layer in quantizable(plain.loaded.model).values():
-        parts = layer.weight.data.split(list(getattr(layer, "slots", {"": len(layer.weight)}).values()))
+        parts = layer.weight.data.split(list(getattr(layer, "parts", {"": len(layer.weight)}).values()))
         layer.weight.data = torch.cat([dequantized(part, mode) for part in parts])
     assert error(llm.logits(ids), plain.logits(ids)) < ROUNDING
     assert error(llm.logits(ids), original) < 4 * ERROR[mode] + ROUNDING
