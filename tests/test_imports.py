@@ -15,6 +15,7 @@ PACKAGE = Path(mygpt.__file__).parent
 # From the bottom up; a module imports only what stands on an earlier line or within its own.
 LAYERS = [
     {"errors", "paths", "loading.allocator"},
+    {"json_files"},
     {"model.config", "options"},
     {"kernels"},
     {

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mygpt.checkpoint.fill import slots
+from mygpt.checkpoint.fill import weight_targets
 from mygpt.checkpoint.open import Checkpoint
 from mygpt.checkpoint.write import with_dtype, write_folder
 from mygpt.errors import InputError
@@ -92,8 +92,8 @@ class _Plan:
         }
         self._linear = {
             name
-            for name, slot in slots(model).items()
-            if isinstance(slot.module, Linear) and slot.parameter == "weight"
+            for name, target in weight_targets(model).items()
+            if isinstance(target.module, Linear) and target.parameter == "weight"
         }
 
     def quantizes(self, name: str, shape: torch.Size) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mygpt.errors import InputError
-from mygpt.text.tokenizer_files import read_json
+from mygpt.json_files import read_json
 
 _INDEX = ".index.json"
 # The file that leads to the weights, the best first: it holds them, or it is the index of the files (shards) that

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mygpt.checkpoint.weight_files import file_tensors, weight_files
 from mygpt.errors import InputError
-from mygpt.text.tokenizer_files import read_json
+from mygpt.json_files import read_json
 
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer

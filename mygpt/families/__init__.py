@@ -11,9 +11,9 @@ from typing import Any
 from mygpt.errors import InputError
 from mygpt.families._base import Family
 from mygpt.families._fields import Fields
+from mygpt.json_files import read_json
 from mygpt.model.config import Config
 from mygpt.quantize.modes import stored_mode
-from mygpt.text.tokenizer_files import read_json
 
 
 def _families() -> Iterator[Family]:

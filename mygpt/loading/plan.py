@@ -15,6 +15,7 @@ import torch
 
 from mygpt.errors import InputError
 from mygpt.families import read_config
+from mygpt.json_files import read_json
 from mygpt.loading.build import empty_model, pick_mode
 from mygpt.loading.workspace import Workload, logits_bytes, read_bytes, workspace_bytes
 from mygpt.model.config import Config
@@ -26,7 +27,6 @@ from mygpt.parallel.sequential import SequentialGPT, named_bytes, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.modes import Mode
-from mygpt.text.tokenizer_files import read_json
 
 COPIES = 2  # of the largest weight, that a process has in host memory while it loads: mapped, and cast
 

@@ -21,7 +21,7 @@ NESTED_BLOCK_SIZE = 256
 # Weights quantized at a time on the CPU, so that what they become on the way stays in its caches.
 _CHUNK = 1 << 18
 
-Cut: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # rows (N, …) to groups of rows
+RowSplit: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # rows (N, …) to groups of rows
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class FourBit:
         )
         return replace(self, absmax=absmax + nested.offset, nested=None)
 
-    def cut(self, cut: Cut) -> list[FourBit]:
+    def split_rows(self, split: RowSplit) -> list[FourBit]:
         """Groups of rows, by any function that picks rows."""
         if not self.whole_rows:
             raise InputError(
@@ -93,7 +93,7 @@ class FourBit:
         flat = self.flat()
         return [
             replace(flat, shape=torch.Size((len(rows), self.shape[1])), rows=rows, absmax=absmax)
-            for rows, absmax in zip(cut(flat.rows), cut(flat.absmax), strict=True)
+            for rows, absmax in zip(split(flat.rows), split(flat.absmax), strict=True)
         ]
 
     def narrow(self, dim: int, start: int, length: int) -> FourBit:
@@ -103,7 +103,7 @@ class FourBit:
             InputError: the shard would begin or end within a block.
         """
         if dim == 0:
-            return self.cut(lambda part: [part.narrow(0, start, length)])[0]
+            return self.split_rows(lambda part: [part.narrow(0, start, length)])[0]
         if start % self.block_size or length % self.block_size or not self.whole_rows:
             raise InputError(
                 f"stored 4-bit weights come in blocks of {self.block_size} columns, so {self.shape[1]} of them "
@@ -152,9 +152,9 @@ class EightBit:
         """The same on a device; `dtype` is that of weights which are not quantized, and means nothing here."""
         return EightBit(self.rows.to(device), self.absmax.to(device))
 
-    def cut(self, cut: Cut) -> list[EightBit]:
+    def split_rows(self, split: RowSplit) -> list[EightBit]:
         """Groups of rows, by any function that picks rows."""
-        pairs = zip(cut(self.rows), cut(self.absmax[:, None]), strict=True)
+        pairs = zip(split(self.rows), split(self.absmax[:, None]), strict=True)
         return [EightBit(rows, absmax.flatten()) for rows, absmax in pairs]
 
     def narrow(self, dim: int, start: int, length: int) -> EightBit:
