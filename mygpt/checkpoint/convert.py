@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.fill import weight_targets
-from mygpt.checkpoint.open import Checkpoint
 from mygpt.checkpoint.write import with_dtype, write_folder
 from mygpt.errors import InputError
 from mygpt.families import read_config

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mygpt.checkpoint.open import Checkpoint
+from mygpt.checkpoint.base import Checkpoint
 from mygpt.errors import InputError
 
 _SHARD_BYTES = 4 * 10**9  # of a written file: bounds the memory that writing takes

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from mygpt import kernels
+from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.fill import Weight, translated
-from mygpt.checkpoint.open import Checkpoint
 from mygpt.errors import InputError
 from mygpt.families import quantization_method, read_config
 from mygpt.model.config import Config

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mygpt.checkpoint.open import Checkpoint, open_checkpoint
+from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.engine.detokenizer import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config

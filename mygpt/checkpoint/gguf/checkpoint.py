@@ -13,9 +13,9 @@ from gguf import GGMLQuantizationType as GGMLType
 from gguf.quants import dequantize
 from torch import Tensor
 
+from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.gguf.header import GGUFHeader, GGUFTensor, read_header
 from mygpt.checkpoint.gguf.tokenizer import build_tokenizer
-from mygpt.checkpoint.open import Checkpoint
 from mygpt.errors import InputError
 
 if TYPE_CHECKING:
