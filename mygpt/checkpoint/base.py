@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mygpt.quantize.schemes import Scheme, stored_scheme
+
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer
 
@@ -20,6 +22,15 @@ class Checkpoint(ABC):
     path: Path
     config: dict[str, Any]  # the content of config.json
     generation_config: dict[str, Any]  # the content of generation_config.json; {} where there is none
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How the weights are stored, as `config` says; None: as floats, which is what a GGUF file's come as.
+
+        Raises:
+            InputError: in a way that is not supported.
+        """
+        return stored_scheme(self.config, str(self.path))
 
     @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -15,9 +15,9 @@ from mygpt.model.attention import OwnHeadNorm
 from mygpt.model.config import Config
 from mygpt.model.linear import FusedLinear, Linear
 from mygpt.quantize.linear import QuantizedLinear
-from mygpt.quantize.tensors import Quantized
+from mygpt.quantize.packed import PackedMatrix
 
-Weight: TypeAlias = Tensor | Quantized
+Weight: TypeAlias = Tensor | PackedMatrix
 # What a placement does to each weight, by its name, as it passes: cast, move (`to`).
 Transform = Callable[[str, Weight], Weight]
 
@@ -147,8 +147,9 @@ def _translate(
 ) -> Iterable[tuple[str, Weight]] | None:
     if isinstance(weight, Tensor):
         return family.translate(name, weight, config)
-    ours = family.translate(name, weight.rows, config)
-    if ours is None or [part is weight.rows for _, part in ours] == [True]:
+    whole = torch.empty(weight.shape[0], 1)
+    ours = family.translate(name, whole, config)
+    if not ours or [part is whole for _, part in ours] == [True]:
         return ours and [(ours[0][0], weight)]
     # What parts a matrix by its rows, or orders them anew, does so with what else there is of each row.
     parts = weight.split_rows(lambda rows: [part for _, part in family.translate(name, rows, config) or ()])

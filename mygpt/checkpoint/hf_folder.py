@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from mygpt.checkpoint.base import Checkpoint
@@ -38,11 +39,17 @@ class HFFolder(Checkpoint):
         self.config = read_json(path / "config.json")
         self.generation_config = read_json(path / "generation_config.json")
         self._files = weight_files(path)
+        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All weights, file by file, in the order of their places."""
         for file, names in self._files.items():
             yield from file_tensors(file, names)
+
+    def shapes(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """The shape and type of each tensor, found once."""
+        self._shapes = self._shapes or super().shapes()
+        return self._shapes
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the folder's files; None where there are none."""

@@ -37,7 +37,7 @@ def write_folder(
     """
     if target.exists():
         raise InputError(f"{target} exists; name a new folder, or remove it")
-    if dtype and "quantization_config" in checkpoint.config:
+    if dtype and checkpoint.scheme is not None:
         raise InputError(
             f"{checkpoint.path} is stored quantized, so its dtype cannot be changed; leave dtype out"
         )

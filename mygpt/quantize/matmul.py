@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.linear import linear
-from mygpt.quantize.bnb import bitsandbytes, has_fast_cpu_kernel
-from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
+from mygpt.quantize.bnb_library import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.bnb_matrices import BLOCK_SIZE, BnbMatrix, EightBit, FourBit
+from mygpt.quantize.packed import PackedMatrix
 
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
 MANY_ROWS = 64
@@ -28,6 +29,11 @@ class Product(nn.Module):
     """A matrix that x (…, K) can be multiplied with."""
 
     nbytes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return next(self.buffers()).device
 
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
@@ -54,6 +60,29 @@ class PlainProduct(Product):
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
         return linear(x, self.weight)
+
+
+class DequantizedProduct(Product):
+    """A packed matrix of any scheme, dequantized each time: for those that have no kernel."""
+
+    def __init__(self, matrix: PackedMatrix) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self.nbytes = matrix.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.matrix.device
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x (…, K) to (…, N)."""
+        return linear(x, self.matrix.dequantize(x.dtype))
+
+
+def plain_product(part: Tensor | PackedMatrix) -> Product:
+    """Without a kernel for packed matrices."""
+    return PlainProduct(part) if isinstance(part, Tensor) else DequantizedProduct(part)
 
 
 class FourBitProduct(Product):
@@ -177,6 +206,12 @@ class FastFourBitProduct(Product):
         return weight
 
 
+def suits_fast_kernel(n: int, k: int) -> bool:
+    """Whether the kernel of CPUs takes 4-bit matrices (n, k) that bitsandbytes makes."""
+    nothing = torch.empty(0, device="meta")
+    return FastFourBitProduct.suits(FourBit(torch.Size((n, k)), "nf4", nothing, nothing))
+
+
 def to_row_groups(rows: Tensor) -> Tensor:
     """(N, K / 2) uint8, N a multiple of 32, to the layout of `FastFourBitProduct`, of the same shape."""
     n, half = rows.shape
@@ -249,7 +284,7 @@ def _has_few_rows(x: Tensor, most: int) -> bool:
     return kernels.fits(x) and x.numel() <= most * x.shape[-1]
 
 
-def make_products(parts: Sequence[Tensor | Quantized], dtype: torch.dtype) -> list[Product]:
+def make_products(parts: Sequence[Tensor | BnbMatrix], dtype: torch.dtype) -> list[Product]:
     """The parts of a fused layer, stacked by rows where one product can take them together.
 
     Parts whose scales are nested have statistics of their own: the kernels for GPUs take them one by one, that
@@ -263,7 +298,7 @@ def make_products(parts: Sequence[Tensor | Quantized], dtype: torch.dtype) -> li
     return [_product(part, dtype) for part in parts]
 
 
-def _product(part: Tensor | Quantized, dtype: torch.dtype) -> Product:
+def _product(part: Tensor | BnbMatrix, dtype: torch.dtype) -> Product:
     if isinstance(part, Tensor):
         return PlainProduct(part)
     if isinstance(part, EightBit):

@@ -1,11 +1,10 @@
-"""Quantized matrices, as bitsandbytes makes them: values that can be moved, cut by rows and stacked.
+"""Matrices as bitsandbytes makes them, packed: see `mygpt.quantize.packed` for what they can do.
 
 Shapes: N rows (outputs), K columns (inputs). A block is `block_size` weights of the matrix read row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -13,15 +12,13 @@ import torch
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.quantize.bnb import bitsandbytes
-from mygpt.quantize.modes import Mode
+from mygpt.quantize.bnb_library import bitsandbytes
+from mygpt.quantize.packed import RowSplit
 
 BLOCK_SIZE = 64
 NESTED_BLOCK_SIZE = 256
 # Weights quantized at a time on the CPU, so that what they become on the way stays in its caches.
 _CHUNK = 1 << 18
-
-RowSplit: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # rows (N, …) to groups of rows
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,11 @@ class FourBit:
     def whole_rows(self) -> bool:
         """Whether no block holds weights of two rows, so that rows can be parted."""
         return self.shape[1] % self.block_size == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.rows.device
 
     @property
     def nbytes(self) -> int:
@@ -144,6 +146,11 @@ class EightBit:
         return self.rows.shape
 
     @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.rows.device
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
         return self.rows.nbytes + self.absmax.nbytes
@@ -167,22 +174,25 @@ class EightBit:
         return (self.rows * (self.absmax[:, None] / 127)).to(dtype)
 
 
-Quantized: TypeAlias = FourBit | EightBit
+BnbMatrix: TypeAlias = FourBit | EightBit
 
 
-def quantize(weight: Tensor, mode: Mode) -> Quantized:
-    """A matrix (N, K) of floats in a mode, bit for bit as bitsandbytes' `quantize_4bit` or `int8_vectorwise_quant`."""
+def quantize(weight: Tensor, quant_type: str, *, nested: bool = False) -> BnbMatrix:
+    """A matrix (N, K) of floats, quantized bit for bit as by `quantize_4bit` or `int8_vectorwise_quant`.
+
+    `quant_type` is nf4, fp4 or int8; with `nested`, the scales of 4-bit blocks are in 8 bits.
+    """
     functional = bitsandbytes().functional
-    if mode.quant_type == "int8":
+    if quant_type == "int8":
         rows, absmax, _ = functional.int8_vectorwise_quant(weight.half())
         return EightBit(rows, absmax)
-    rows, absmax = _quantize_blocks(weight.contiguous().flatten(), mode.quant_type)
-    nested = None
-    if mode.nested:
+    rows, absmax = _quantize_blocks(weight.contiguous().flatten(), quant_type)
+    scales = None
+    if nested:
         offset = absmax.mean()
         absmax, state = functional.quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK_SIZE)
-        nested = Nested(state.absmax, state.code, offset)
-    return four_bit(weight.shape, mode.quant_type, rows, absmax, nested)
+        scales = Nested(state.absmax, state.code, offset)
+    return four_bit(weight.shape, quant_type, rows, absmax, scales)
 
 
 def four_bit(
