@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.quantize.bnb_library import bitsandbytes
+from mygpt.quantize.bnb_library import levels
 from mygpt.quantize.bnb_matrices import (
     BLOCK_SIZE,
     NESTED_BLOCK_SIZE,
@@ -128,7 +128,7 @@ def write(name: str, matrix: BnbMatrix, dtype: torch.dtype) -> Iterator[tuple[st
     }
     yield name, matrix.rows.reshape(-1, 1)
     yield f"{name}.absmax", matrix.absmax.flatten()
-    yield f"{name}.quant_map", bitsandbytes().functional.get_4bit_type(matrix.quant_type, device="cpu")
+    yield f"{name}.quant_map", levels(matrix.quant_type)
     if nested := matrix.nested:
         yield f"{name}.nested_absmax", nested.absmax
         yield f"{name}.nested_quant_map", nested.levels

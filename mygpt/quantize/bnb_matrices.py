@@ -9,10 +9,17 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.quantize.bnb_library import bitsandbytes
+from mygpt.quantize.bnb_library import (
+    bitsandbytes,
+    dequantize_4bit,
+    levels,
+    nested_levels,
+    quantize_8bit,
+)
 from mygpt.quantize.packed import RowSplit
 
 BLOCK_SIZE = 64
@@ -78,12 +85,10 @@ class FourBit:
         """The same with the blocks' scales in float32."""
         if self.nested is None:
             return self
-        bitsandbytes()
-        nested = self.nested
-        absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
-            self.absmax, nested.absmax, nested.levels, NESTED_BLOCK_SIZE, torch.float32
-        )
-        return replace(self, absmax=absmax + nested.offset, nested=None)
+        nested, codes = self.nested, self.absmax.flatten()
+        scales = nested.absmax.repeat_interleave(NESTED_BLOCK_SIZE)[: len(codes)]
+        absmax = (nested.levels[codes.int()] * scales + nested.offset).view(self.absmax.shape)
+        return replace(self, absmax=absmax, nested=None)
 
     def split_rows(self, split: RowSplit) -> list[FourBit]:
         """Groups of rows, by any function that picks rows."""
@@ -121,6 +126,9 @@ class FourBit:
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The matrix (N, K) in floats."""
+        if not self.rows.is_cuda:
+            absmax = self.flat().absmax
+            return dequantize_4bit(self.rows, absmax, self.block_size, self.quant_type, self.shape, dtype)
         bitsandbytes()
         weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
             self.rows.reshape(-1, 1),
@@ -182,16 +190,14 @@ def quantize(weight: Tensor, quant_type: str, *, nested: bool = False) -> BnbMat
 
     `quant_type` is nf4, fp4 or int8; with `nested`, the scales of 4-bit blocks are in 8 bits.
     """
-    functional = bitsandbytes().functional
     if quant_type == "int8":
-        rows, absmax, _ = functional.int8_vectorwise_quant(weight.half())
-        return EightBit(rows, absmax)
+        return _quantize_rows(weight.half())
     rows, absmax = _quantize_blocks(weight.contiguous().flatten(), quant_type)
     scales = None
     if nested:
         offset = absmax.mean()
-        absmax, state = functional.quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK_SIZE)
-        scales = Nested(state.absmax, state.code, offset)
+        absmax, nested_absmax = _quantize_scales(absmax - offset)
+        scales = Nested(nested_absmax, nested_levels().to(weight.device), offset)
     return four_bit(weight.shape, quant_type, rows, absmax, scales)
 
 
@@ -210,22 +216,51 @@ def four_bit(
     return FourBit(shape, quant_type, rows, absmax, nested, block_size)
 
 
+def _quantize_rows(weight: Tensor) -> EightBit:
+    """What bitsandbytes' `int8_vectorwise_quant` makes of a float16 matrix."""
+    if weight.is_cuda:
+        rows, absmax, _ = bitsandbytes().functional.int8_vectorwise_quant(weight)
+        return EightBit(rows, absmax)
+    absmax = weight.abs().amax(dim=1).float()
+    return EightBit(torch.round(weight * (127.0 / absmax[:, None])).to(torch.int8), absmax)
+
+
+def _quantize_scales(absmax: Tensor) -> tuple[Tensor, Tensor]:
+    """What bitsandbytes' `quantize_blockwise` makes of the scales of 4-bit blocks."""
+    if absmax.is_cuda:
+        codes, state = bitsandbytes().functional.quantize_blockwise(absmax, blocksize=NESTED_BLOCK_SIZE)
+        return codes, state.absmax
+    return quantize_8bit(absmax, NESTED_BLOCK_SIZE)
+
+
 def _quantize_blocks(weights: Tensor, quant_type: str) -> tuple[Tensor, Tensor]:
     """What bitsandbytes' `quantize_4bit` makes of flat weights; on a CPU in half the time."""
-    levels = bitsandbytes().functional.get_4bit_type(quant_type, device="cpu")
-    if weights.is_cuda or weights.numel() % BLOCK_SIZE:
+    if weights.is_cuda:
+        bitsandbytes()
         operator = torch.ops.bitsandbytes.quantize_4bit.default
         rows, absmax = operator(weights, BLOCK_SIZE, quant_type, torch.uint8)
         return rows, absmax
-    rows = torch.empty(weights.numel() // 2, dtype=torch.uint8)
-    absmax = torch.empty(weights.numel() // BLOCK_SIZE)
-    for start in range(0, weights.numel(), _CHUNK):
-        chunk = weights[start : start + _CHUNK].float().view(-1, BLOCK_SIZE)
+    size = weights.numel()
+    whole = size - size % BLOCK_SIZE
+    rows = torch.empty(-(-size // 2), dtype=torch.uint8)
+    absmax = torch.empty(-(-size // BLOCK_SIZE))
+    for start in range(0, whole, _CHUNK):
+        chunk = weights[start : min(start + _CHUNK, whole)].float().view(-1, BLOCK_SIZE)
         largest = absmax[start // BLOCK_SIZE :][: len(chunk)]
         torch.amax(chunk.abs(), dim=-1, out=largest)
-        codes = _nearest(chunk * (1.0 / largest.clamp(min=1e-38))[:, None], levels).flatten()
-        torch.bitwise_or(codes[::2] << 4, codes[1::2], out=rows[start // 2 :][: len(codes) // 2])
+        scaled = chunk * (1.0 / largest.clamp(min=1e-38))[:, None]
+        _encode(scaled, quant_type, rows[start // 2 :][: scaled.numel() // 2])
+    if whole < size:  # a last block of fewer weights
+        rest = weights[whole:].float()
+        absmax[-1] = rest.abs().max().clamp(min=1e-38)
+        _encode(F.pad(rest / absmax[-1], (0, size % 2)), quant_type, rows[whole // 2 :])
     return rows, absmax
+
+
+def _encode(scaled: Tensor, quant_type: str, out: Tensor) -> None:
+    """Numbers from -1 to 1 to bytes of two codes each."""
+    codes = _nearest(scaled, levels(quant_type)).flatten()
+    torch.bitwise_or(codes[::2] << 4, codes[1::2], out=out)
 
 
 def _nearest(values: Tensor, levels: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.linear import linear
-from mygpt.quantize.bnb_library import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.bnb_library import (
+    bitsandbytes,
+    cpu_library,
+    dequantize_4bit,
+    has_fast_cpu_kernel,
+    levels,
+)
 from mygpt.quantize.bnb_matrices import BLOCK_SIZE, BnbMatrix, EightBit, FourBit
 from mygpt.quantize.packed import PackedMatrix
 
@@ -86,7 +92,7 @@ def plain_product(part: Tensor | PackedMatrix) -> Product:
 
 
 class FourBitProduct(Product):
-    """4 bits, by bitsandbytes' operator: a kernel on CUDA; on a CPU it dequantizes the matrix each time."""
+    """4 bits: by bitsandbytes' kernel on CUDA; on a CPU the matrix is dequantized each time."""
 
     def __init__(self, matrix: FourBit) -> None:
         super().__init__()
@@ -103,9 +109,13 @@ class FourBitProduct(Product):
         self.nested_absmax: Tensor | None
         self.levels: Tensor | None
         self.offset: Tensor | None
+        if self.rows.is_cuda:
+            bitsandbytes()
 
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
+        if not x.is_cuda and not torch.compiler.is_compiling():
+            return F.linear(x, self._dequantized(x.dtype))
         scales = {}
         if self.nested_absmax is not None:
             scales = {"absmax_8bit": self.absmax, "absmax_code": self.levels, "absmax_offset": self.offset}
@@ -114,6 +124,10 @@ class FourBitProduct(Product):
             x, self.rows, self.shape, absmax, self.block_size, self.quant_type, **scales
         )
         return y
+
+    def _dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The matrix (N, K); on a CPU, where scales are not nested."""
+        return dequantize_4bit(self.rows, self.absmax, self.block_size, self.quant_type, self.shape, dtype)
 
 
 class FastFourBitProduct(Product):
@@ -133,10 +147,8 @@ class FastFourBitProduct(Product):
         self.rows: Tensor
         self.absmax: Tensor
         self.nbytes = self.rows.nbytes + self.absmax.nbytes
-        functional = bitsandbytes().functional
-        self.levels = functional.get_4bit_type(matrix.quant_type, device="cpu")
-        self._kernel = getattr(functional.lib, f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
-        self._dequantize = getattr(functional.lib, f"cdequantize_blockwise_cpu_{matrix.quant_type}_bf16")
+        self.levels = levels(matrix.quant_type)
+        self._kernel = getattr(cpu_library(), f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
 
     @staticmethod
     def suits(matrix: FourBit) -> bool:
@@ -180,11 +192,8 @@ class FastFourBitProduct(Product):
             y = F.linear(flat, self.dequantized())
         return y.view(*x.shape[:-1], n).to(x.dtype)
 
-    # Both call the library as bitsandbytes' operators do. Those check for 20 us, as long as a small product takes, and
-    # at the first call they import torch's compiler, which takes over a second.
-
     def by_bitsandbytes(self, x: Tensor) -> Tensor:
-        """x (rows, K) bfloat16 to (rows, N), by its kernel."""
+        """x (rows, K) bfloat16 to (rows, N), by its kernel: called as its operator does, which checks for 20 us."""
         n, k = self.shape
         x, absmax = x.contiguous(), self._absmax_by_columns()
         y = x.new_empty(len(x), n)
@@ -200,10 +209,7 @@ class FastFourBitProduct(Product):
     def dequantized(self) -> Tensor:
         """The matrix (N, K) in bfloat16."""
         rows, absmax = from_row_groups(self.rows), self._absmax_by_columns().t().float().contiguous()
-        weight = torch.empty(self.shape, dtype=torch.bfloat16)
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (rows, absmax, weight)]
-        self._dequantize(*pointers, *(ctypes.c_longlong(size) for size in (BLOCK_SIZE, *self.shape)))
-        return weight
+        return dequantize_4bit(rows, absmax, BLOCK_SIZE, self.quant_type, self.shape, torch.bfloat16)
 
 
 def suits_fast_kernel(n: int, k: int) -> bool:

@@ -168,8 +168,8 @@ import torch
 def peak():  # not ru_maxrss, which a process has of its parent
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 from mygpt import LLM
-from mygpt.quantize.bnb_library import bitsandbytes
-bitsandbytes()
+from mygpt.quantize.bnb_library import cpu_library
+cpu_library()
 before = peak()
 llm = LLM.load({str(smollm2)!r}, quantize="bnb.nf4", accelerator="cpu")
 print(peak() - before)

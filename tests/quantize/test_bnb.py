@@ -23,7 +23,13 @@ from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES
 from mygpt.parallel.placement import Placement
-from mygpt.quantize.bnb_library import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.bnb_library import (
+    bitsandbytes,
+    cpu_library,
+    has_fast_cpu_kernel,
+    levels,
+    nested_levels,
+)
 from mygpt.quantize.bnb_matrices import BnbMatrix, EightBit, FourBit
 from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.linear import QuantizedLinear, quantizable, quantized_bytes
@@ -73,8 +79,19 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("llama"), "llama", **SIZES)
 
 
+def test_the_levels_are_bitsandbytes_own() -> None:
+    for quant_type in ("nf4", "fp4"):
+        theirs = functional.get_4bit_type(quant_type, device="cpu")
+        assert levels(quant_type).view(torch.int32).tolist() == theirs.view(torch.int32).tolist()
+    assert torch.equal(nested_levels(), functional.create_dynamic_map())
+
+
+def test_the_fast_kernel_is_found_where_bitsandbytes_finds_it() -> None:
+    assert has_fast_cpu_kernel() == bool(functional.has_avx512bf16())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [(64, 128), (7, 64), (5, 40), (3, 33)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 128), (7, 64), (5, 40), (3, 33), (130, 200)], ids=str)
 @pytest.mark.parametrize("mode", FOUR_BITS)
 def test_four_bits_are_bitsandbytes_own(mode: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     weight = random_matrix(*shape, dtype)
@@ -122,8 +139,13 @@ def test_the_layout_of_the_fast_kernel_is_bitsandbytes_own() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(64, 128), (33, 128), (64, 40), (3, 33)], ids=str)
 @pytest.mark.parametrize("mode", MODES)
-def test_products(mode: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("fast", [True, False], ids=["its-kernel", "without-avx512-bf16"])
+def test_products(
+    fast: bool, mode: str, shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fast kernel or not: x of any size, times what the quantized weights stand for."""
+    if not fast:
+        monkeypatch.setattr("mygpt.quantize.matmul.has_fast_cpu_kernel", lambda: False)
     matrix = MODES[mode].quantize(random_matrix(*shape))
     weight = matrix.dequantize(torch.float32)
     (product,) = make_products([matrix], dtype)
@@ -374,18 +396,37 @@ def test_other_formats_are_refused(llama: Path, tmp_path: Path) -> None:
             read_config(config | {"quantization_config": quantization})
 
 
-def test_importing_bitsandbytes_is_quick_and_silent(llama: Path) -> None:
-    """It wraps functions in torch.compile, whose import takes longer than a small model takes to load."""
+@pytest.mark.parametrize("fast", [True, False], ids=["its-kernel", "without-avx512-bf16"])
+def test_quantizing_on_a_cpu_is_quick_and_silent(llama: Path, fast: bool) -> None:
+    """bitsandbytes and its operators import torch's compiler, which takes longer than a small model takes to load."""
     code = f"""
 import sys
 from mygpt import LLM
-LLM.load({str(llama)!r}, quantize="bnb.nf4", accelerator="cpu").generate_ids([1, 2], max_new_tokens=2)
-assert "torch._dynamo" not in sys.modules
-import torch
-assert torch.compile.__module__ == "torch"
+from mygpt.quantize import matmul
+if not {fast}:
+    matmul.has_fast_cpu_kernel = lambda: False
+for mode in {[*MODES]}:
+    llm = LLM.load({str(llama)!r}, quantize=mode, accelerator="cpu")
+    assert llm.generate_ids([1, 2], max_new_tokens=2)
+    assert not {{"torch._dynamo", "bitsandbytes"}} & {{*sys.modules}}, mode
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_bitsandbytes_is_silent() -> None:
+    """It warns of kernels that could be downloaded."""
+    code = "from mygpt.quantize.bnb_library import bitsandbytes; bitsandbytes()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_missing_bitsandbytes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu_library.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"need bitsandbytes, which is not installed; pip install"):
+        cpu_library()
+    cpu_library.cache_clear()
 
 
 def test_plain_models_do_not_wait_for_bitsandbytes(llama: Path) -> None:
