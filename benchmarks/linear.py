@@ -21,8 +21,8 @@ from torch import Tensor
 
 from mygpt import kernels
 from mygpt.kernels.cpu.ops import has_tiles
+from mygpt.quantize.bnb_matrices import FourBit
 from mygpt.quantize.matmul import FastFourBitProduct
-from mygpt.quantize.tensors import FourBit
 
 SHAPES = [(960, 576), (3072, 576), (576, 1536), (3072, 2048), (16384, 2048), (2048, 8192)]
 BYTES = 400e6  # more than most caches

@@ -36,7 +36,7 @@ from mygpt import LLM
 from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.hub.resolve import resolve
-from mygpt.quantize.modes import MODES
+from mygpt.quantize.formats.bnb import MODES
 
 PLAIN = "bf16"
 TEXT = Path(__file__).parent / "text" / "lighthouse.txt"
@@ -67,7 +67,7 @@ def load_stored(folder: Path, mode: str, accelerator: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "model"
         start = time.perf_counter()
-        convert(open_checkpoint(folder), target, mode=MODES[mode])
+        convert(open_checkpoint(folder), target, scheme=MODES[mode])
         seconds = time.perf_counter() - start
         size = sum(file.stat().st_size for file in target.glob("*.safetensors"))
         return load_alone(target, "", accelerator) | {"convert_s": seconds, "file_bytes": size}

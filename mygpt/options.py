@@ -14,8 +14,8 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mygpt.errors import InputError
+from mygpt.quantize.schemes import quantizers
 
-QUANTIZATIONS = ("bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8")
 PRECISIONS = ("32-true", "16-true", "bf16-true")
 SPECULATIONS = ("ngram",)
 STRATEGIES = ("auto", "sequential", "tensor", "fsdp")
@@ -79,7 +79,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
-        _one_of("quantize", self.quantize, QUANTIZATIONS)
+        _one_of("quantize", self.quantize, tuple(quantizers()))
         _one_of("accelerator", self.accelerator, ACCELERATORS)
         _one_of("strategy", self.strategy, STRATEGIES)
         count = str(self.devices)

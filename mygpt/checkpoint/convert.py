@@ -1,4 +1,4 @@
-"""A checkpoint to a folder of safetensors: cast, or quantized in bitsandbytes' serialization."""
+"""A checkpoint to a folder of safetensors: cast, or quantized in a scheme of `--quantize`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mygpt.checkpoint.fill import slots
-from mygpt.checkpoint.open import Checkpoint
+from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.fill import weight_targets
 from mygpt.checkpoint.write import with_dtype, write_folder
 from mygpt.errors import InputError
 from mygpt.families import read_config
@@ -17,10 +17,8 @@ from mygpt.families._base import Family
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
 from mygpt.model.linear import Linear
-from mygpt.quantize.bnb_format import write
 from mygpt.quantize.linear import quantizable, weight_names
-from mygpt.quantize.modes import Mode, quantization_config
-from mygpt.quantize.tensors import BLOCK_SIZE, quantize
+from mygpt.quantize.schemes import Quantizer
 
 Report = Callable[[str, int], None]  # a tensor has been read, of so many bytes
 
@@ -30,21 +28,21 @@ def convert(
     target: Path,
     *,
     dtype: torch.dtype | None = None,
-    mode: Mode | None = None,
+    scheme: Quantizer | None = None,
     report: Report = lambda name, nbytes: None,
 ) -> None:
     """Write a checkpoint to the folder `target`, which appears when it is complete.
 
     Names are those of the source, and so are matrices: one that is fused in the source is quantized as a whole, as
-    transformers does. With `mode`, what is not quantized is in `dtype`, by default bfloat16.
+    transformers does. With `scheme`, what is not quantized is in `dtype`, by default bfloat16.
 
     Raises:
         InputError: the target exists, or the source cannot be cast or quantized.
     """
-    if mode is None:
+    if scheme is None:
         write_folder(checkpoint, target, dtype, tensors=_watched(checkpoint, report))
         return
-    if "quantization_config" in checkpoint.config:
+    if checkpoint.scheme is not None:
         raise InputError(
             f"{checkpoint.path} is stored quantized already; quantize the original, or leave --quantize out"
         )
@@ -52,16 +50,16 @@ def convert(
     dtype = dtype or torch.bfloat16
     with torch.device("meta"):
         model = GPT(architecture)
-    plan = _Plan(model, family, architecture, mode)
+    plan = _Plan(model, family, architecture, scheme)
     chosen = {
         name for name, (shape, _) in checkpoint.shapes().items() if plan.quantizes(name, shape)
     }  # before the first is read, so that what cannot be done is told at once
     skipped = plan.skipped(set(checkpoint.shapes()) - chosen)
     name = str(dtype).removeprefix("torch.")
     config = with_dtype(checkpoint.config, dtype) | {
-        "quantization_config": quantization_config(mode, name, skipped)
+        "quantization_config": scheme.quantization_config(name, skipped)
     }
-    tensors = _quantized(_watched(checkpoint, report), chosen, mode, dtype)
+    tensors = _quantized(_watched(checkpoint, report), chosen, scheme, dtype)
     write_folder(checkpoint, target, tensors=tensors, config=config)
 
 
@@ -72,12 +70,12 @@ def _watched(checkpoint: Checkpoint, report: Report) -> Iterator[tuple[str, Tens
 
 
 def _quantized(
-    tensors: Iterator[tuple[str, Tensor]], chosen: set[str], mode: Mode, dtype: torch.dtype
+    tensors: Iterator[tuple[str, Tensor]], chosen: set[str], scheme: Quantizer, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors:
         floats = tensor.to(dtype) if tensor.is_floating_point() else tensor
         if name in chosen:
-            yield from write(name, quantize(floats, mode), dtype)
+            yield from scheme.write(name, scheme.quantize(floats), dtype)
         else:
             yield name, floats
 
@@ -85,39 +83,41 @@ def _quantized(
 class _Plan:
     """Which of a file's matrices are those that `--quantize` would quantize while loading."""
 
-    def __init__(self, model: nn.Module, family: Family, config: Config, mode: Mode) -> None:
-        self._family, self._config, self._mode = family, config, mode
+    def __init__(self, model: nn.Module, family: Family, config: Config, scheme: Quantizer) -> None:
+        self._family, self._config, self._scheme = family, config, scheme
         self._ours = {
             name for path, layer in quantizable(model).items() for name in weight_names(path, layer)
         }
         self._linear = {
             name
-            for name, slot in slots(model).items()
-            if isinstance(slot.module, Linear) and slot.parameter == "weight"
+            for name, target in weight_targets(model).items()
+            if isinstance(target.module, Linear) and target.parameter == "weight"
         }
 
     def quantizes(self, name: str, shape: torch.Size) -> bool:
         """Whether the tensor is such a matrix.
 
         Raises:
-            InputError: it is one, but of a form that bitsandbytes' files do not have.
+            InputError: it is one, but of a form that the scheme's files do not have.
         """
         targets = self._family.targets(name, self._config)
         if not targets or not self._ours.issuperset(targets):
             return False
         later = "run the original with --quantize instead, which needs no conversion"
         if len(shape) != 2:
-            raise InputError(f"{name} holds {shape[0]} matrices, which bitsandbytes' format cannot; {later}")
+            raise InputError(
+                f"{name} holds {shape[0]} matrices, which files in {self._scheme.name} cannot; {later}"
+            )
         # Rows must stay rows in our layout, for what is quantized can be parted and ordered by rows alone.
         probe = torch.empty(shape[0], 2, device="meta")
         parts = self._family.translate(name, probe, self._config) or ()
         if any(part.shape[-1] != 2 for _, part in parts):
-            raise InputError(f"{name} is stored transposed, which bitsandbytes' format cannot say; {later}")
-        whole = [part is probe for _, part in parts] == [True]
-        if not whole and self._mode.quant_type != "int8" and shape[1] % BLOCK_SIZE:
             raise InputError(
-                f"{name} of {shape[1]} columns, no multiple of {BLOCK_SIZE}, could not be parted again; {later}"
+                f"{name} is stored transposed, which files in {self._scheme.name} cannot say; {later}"
             )
+        whole = [part is probe for _, part in parts] == [True]
+        if obstacle := self._scheme.obstacle(shape, fused=not whole):
+            raise InputError(f"{name} {obstacle}; {later}")
         return True
 
     def skipped(self, others: set[str]) -> list[str]:

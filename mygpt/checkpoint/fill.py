@@ -15,15 +15,15 @@ from mygpt.model.attention import OwnHeadNorm
 from mygpt.model.config import Config
 from mygpt.model.linear import FusedLinear, Linear
 from mygpt.quantize.linear import QuantizedLinear
-from mygpt.quantize.tensors import Quantized
+from mygpt.quantize.packed import PackedMatrix
 
-Weight: TypeAlias = Tensor | Quantized
-# What a placement does to each weight as it passes: slice (`narrow`), cast, move (`to`).
-Place = Callable[[str, Weight], Weight]
+Weight: TypeAlias = Tensor | PackedMatrix
+# What a placement does to each weight, by its name, as it passes: cast, move (`to`).
+Transform = Callable[[str, Weight], Weight]
 
 
 @dataclass(frozen=True)
-class Slot:
+class WeightTarget:
     """Where a named tensor goes: a parameter of a module, or some rows of a fused one."""
 
     module: nn.Module
@@ -60,55 +60,55 @@ class Slot:
         parameter.data[self.rows] = tensor
 
 
-def slots(model: nn.Module) -> dict[str, Slot]:
-    """Every tensor that the model needs, by our name. Slots of a fused layer are siblings of the layer."""
-    found: dict[str, Slot] = {}
+def weight_targets(model: nn.Module) -> dict[str, WeightTarget]:
+    """Every tensor that the model needs, by our name. Parts of a fused layer are siblings of the layer."""
+    found: dict[str, WeightTarget] = {}
     for path, module in model.named_modules():
         for parameter, _ in module.named_parameters(recurse=False):
-            if isinstance(module, FusedLinear | OwnHeadNorm) and module.slots:
+            if isinstance(module, FusedLinear | OwnHeadNorm) and module.parts:
                 start = 0
-                for slot, rows in module.slots.items():
-                    name = ".".join([*path.split(".")[:-1], slot, parameter])
-                    found[name] = Slot(module, parameter, slice(start, start + rows))
+                for part, rows in module.parts.items():
+                    name = ".".join([*path.split(".")[:-1], part, parameter])
+                    found[name] = WeightTarget(module, parameter, slice(start, start + rows))
                     start += rows
             else:
-                found[f"{path}.{parameter}"] = Slot(module, parameter, None)
+                found[f"{path}.{parameter}"] = WeightTarget(module, parameter, None)
     return found
 
 
-def put_whole(slot: Slot, name: str, weight: Weight, place: Place) -> None:
-    """Put a weight through `place` into its slot."""
-    slot.fill(place(name, weight))
+def put_whole(target: WeightTarget, name: str, weight: Weight, transform: Transform) -> None:
+    """Put a weight through `transform` into its target."""
+    target.fill(transform(name, weight))
 
 
 def fill(
     model: nn.Module,
     tensors: Iterable[tuple[str, Weight]],
-    place: Place,
+    transform: Transform,
     source: str,
-    put: Callable[[Slot, str, Weight, Place], None] = put_whole,
+    put: Callable[[WeightTarget, str, Weight, Transform], None] = put_whole,
 ) -> None:
-    """Put each tensor (by our names) through `place` into its slot, or as much of it as `put` says.
+    """Put each tensor (by our names) through `transform` into its target, or as much of it as `put` says.
 
     Raises:
         InputError: tensors are missing, unexpected or of another shape; `source` and their names are told.
     """
-    wanted = slots(model)
+    wanted = weight_targets(model)
     missing, misshaped, quantized, unexpected = dict.fromkeys(wanted), [], [], []
     for name, tensor in tensors:
-        slot = wanted.get(name)
-        if slot is None:
+        target = wanted.get(name)
+        if target is None:
             unexpected.append(name)
-        elif slot.shape != tensor.shape:
+        elif target.shape != tensor.shape:
             missing.pop(name, None)
-            misshaped.append(f"{name} {tuple(tensor.shape)} in place of {tuple(slot.shape)}")
-        elif not (tensor.is_floating_point() if isinstance(tensor, Tensor) else slot.takes_quantized):
+            misshaped.append(f"{name} {tuple(tensor.shape)} in place of {tuple(target.shape)}")
+        elif not (tensor.is_floating_point() if isinstance(tensor, Tensor) else target.takes_quantized):
             missing.pop(name, None)
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             quantized.append(f"{name} {kind}")
         else:
             missing.pop(name, None)
-            put(slot, name, tensor, place)
+            put(target, name, tensor, transform)
     problems = {
         "missing": list(missing),
         "wrongly shaped": misshaped,
@@ -147,9 +147,10 @@ def _translate(
 ) -> Iterable[tuple[str, Weight]] | None:
     if isinstance(weight, Tensor):
         return family.translate(name, weight, config)
-    ours = family.translate(name, weight.rows, config)
-    if ours is None or [part is weight.rows for _, part in ours] == [True]:
+    whole = torch.empty(weight.shape[0], 1)
+    ours = family.translate(name, whole, config)
+    if not ours or [part is whole for _, part in ours] == [True]:
         return ours and [(ours[0][0], weight)]
     # What parts a matrix by its rows, or orders them anew, does so with what else there is of each row.
-    parts = weight.cut(lambda rows: [part for _, part in family.translate(name, rows, config) or ()])
+    parts = weight.split_rows(lambda rows: [part for _, part in family.translate(name, rows, config) or ()])
     return zip([our_name for our_name, _ in ours], parts, strict=True)

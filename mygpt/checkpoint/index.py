@@ -1,4 +1,7 @@
-"""Which files of a folder hold its weights, by their names. Reads indexes, no weights; imports no torch."""
+"""Which files of a folder hold its weights and its tokenizer, by their names.
+
+Reads indexes, no weights; imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mygpt.errors import InputError
-from mygpt.text.tokenizer_files import read_json
+from mygpt.json_files import read_json
 
+SLOW_TOKENIZER = ("vocab.json", "merges.txt")  # needed only where no tokenizer.json says the same
 _INDEX = ".index.json"
 # The file that leads to the weights, the best first: it holds them, or it is the index of the files (shards) that
 # do. Other copies of the same weights (consolidated.safetensors, original/, onnx/) match none of these.
@@ -17,6 +21,17 @@ _ENTRIES = (
     "model.safetensors" + _INDEX,
     "pytorch_model.bin",
     "pytorch_model.bin" + _INDEX,
+)
+# All that a tokenizer and its chat template may lie in.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    *SLOW_TOKENIZER,
 )
 WANTED = "model.safetensors or pytorch_model.bin, or their index"  # for messages
 

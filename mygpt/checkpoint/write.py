@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mygpt.checkpoint.open import Checkpoint
+from mygpt.checkpoint.base import Checkpoint
 from mygpt.errors import InputError
 
 _SHARD_BYTES = 4 * 10**9  # of a written file: bounds the memory that writing takes
@@ -37,7 +37,7 @@ def write_folder(
     """
     if target.exists():
         raise InputError(f"{target} exists; name a new folder, or remove it")
-    if dtype and "quantization_config" in checkpoint.config:
+    if dtype and checkpoint.scheme is not None:
         raise InputError(
             f"{checkpoint.path} is stored quantized, so its dtype cannot be changed; leave dtype out"
         )

@@ -60,7 +60,7 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
             "peak_memory_bytes": peak,
             "device": ",".join(loaded.devices),
             "precision": loaded.precision,
-            "quantize": loaded.quantized.mode if loaded.quantized else None,
+            "quantize": loaded.quantized.scheme if loaded.quantized else None,
         }
         _write(json.dumps(sample, ensure_ascii=False) + "\n")
 

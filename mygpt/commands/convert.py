@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mygpt.commands._parser import make_parser, parse
 from mygpt.errors import InputError
-from mygpt.options import QUANTIZATIONS
+from mygpt.quantize.schemes import quantizers
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -46,7 +46,7 @@ def convert(
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
         revision: Branch, tag or commit of the repository.
     """
-    for name, value, known in (("dtype", dtype, DTYPES), ("quantize", quantize, QUANTIZATIONS)):
+    for name, value, known in (("dtype", dtype, DTYPES), ("quantize", quantize, quantizers())):
         if value is not None and value not in known:
             raise InputError(f"--{name} must be one of {', '.join(known)}, it is {value!r}")
     folder = Path(target).expanduser()
@@ -58,7 +58,6 @@ def convert(
     from mygpt.checkpoint.convert import convert as convert_checkpoint
     from mygpt.checkpoint.open import open_checkpoint
     from mygpt.hub.resolve import resolve
-    from mygpt.quantize.modes import MODES
 
     checkpoint = open_checkpoint(resolve(source, access_token=access_token, revision=revision))
     with _progress() as progress:
@@ -68,7 +67,7 @@ def convert(
             checkpoint,
             folder,
             dtype=getattr(torch, dtype) if dtype else None,
-            mode=MODES[quantize] if quantize else None,
+            scheme=quantizers()[quantize] if quantize else None,
             report=lambda name, nbytes: progress.update(task, advance=nbytes),
         )
     print(folder)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mygpt.loading.plan import Plan
     from mygpt.loading.workspace import Workload
     from mygpt.model.config import Config
+    from mygpt.quantize.schemes import Scheme
 
 COUNTS = (1, 2, 4, 5, 8)
 QUANTIZATIONS = (None, "bnb.nf4", "bnb.nf4-dq", "bnb.int8")
@@ -47,13 +48,13 @@ def run(arguments: Sequence[str]) -> None:
 
     from mygpt.loading.plan import make_plan, read_architecture  # torch comes in here
 
-    raw, config = read_architecture(path)
+    config, stored = read_architecture(path)
     work = make_workload(options, config)
     if options.compare:
-        rows = compare(raw, config, loading, work, memory)
+        rows = compare(config, stored, loading, work, memory)
         _show({"plans": rows}, lambda: _comparison(rows, memory), as_json=options.json)
         return
-    plan = make_plan(raw, config, loading, work, memory)
+    plan = make_plan(config, stored, loading, work, memory)
     content = as_json(plan, options, work)
     _show(content, lambda: _table(content, options.device_memory), as_json=options.json)
 
@@ -98,7 +99,7 @@ def as_json(plan: Plan, options: PlanOptions, work: Workload) -> dict[str, Any]:
 
 
 def compare(
-    raw: dict[str, Any], config: Config, loading: LoadOptions, work: Workload, memory: float | None
+    config: Config, stored: Scheme | None, loading: LoadOptions, work: Workload, memory: float | None
 ) -> list[dict[str, Any]]:
     """The fullest device of every command by number of devices and quantization; None where it cannot run so."""
     from mygpt.loading.plan import make_plan
@@ -112,7 +113,7 @@ def compare(
                     loading, devices=count, strategy=strategy, quantize=quantize, cpu_offload=False
                 )
                 try:
-                    plan = make_plan(raw, config, options, work, memory)
+                    plan = make_plan(config, stored, options, work, memory)
                 except InputError:
                     largest, fits, precision = None, None, None
                 else:

@@ -11,9 +11,9 @@ from typing import Any
 from mygpt.errors import InputError
 from mygpt.families._base import Family
 from mygpt.families._fields import Fields
+from mygpt.json_files import read_json
 from mygpt.model.config import Config
-from mygpt.quantize.modes import stored_mode
-from mygpt.text.tokenizer_files import read_json
+from mygpt.quantize.schemes import stored_scheme
 
 
 def _families() -> Iterator[Family]:
@@ -39,15 +39,8 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
             f"{source}: the model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
     family = FAMILIES[model_type]
-    if quantization_method(raw) not in family.quantizations:
-        stored_mode(raw, source)  # refuses what cannot be read
+    stored_scheme(raw, source)  # refuses what cannot be read
     return family, family.read_config(Fields(raw, source))
-
-
-def quantization_method(raw: Mapping[str, Any]) -> Any:
-    """The `quant_method` of a parsed `config.json`, None where its weights are not quantized."""
-    quantization = raw.get("quantization_config") or None
-    return quantization.get("quant_method", "?") if isinstance(quantization, dict) else quantization
 
 
 def check_folder(folder: Path) -> None:

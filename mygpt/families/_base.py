@@ -35,8 +35,7 @@ class Family:
 
     `names` maps the file's weight names to ours. Both are templates: `{i}` is a layer's number, `{e}`
     an expert's, `{h}` a head's, `{p}` is `weight` or `bias`. `skipped` are templates of tensors that a file may
-    hold and the model does not need; there `{rest}` is anything. `quantizations` are the `quant_method`s of
-    `config.json` that are dequantized on load.
+    hold and the model does not need; there `{rest}` is anything.
     """
 
     model_type: str
@@ -45,7 +44,6 @@ class Family:
     read_config: Callable[[Fields], Config]
     names: Mapping[str, str | Split]
     skipped: tuple[str, ...] = ()
-    quantizations: tuple[str, ...] = ()
     skips_layers_past_the_last: bool = False  # the file may hold more of them than the model has
     _patterns: dict[re.Pattern[str], str | Split | None] = field(default_factory=dict, compare=False)
 

@@ -56,5 +56,4 @@ FAMILY = Family(
         "model.layers.{i}.shared_head.norm.weight",
         "model.layers.{i}.shared_head.head.weight",
     ),
-    quantizations=("fp8",),
 )

@@ -103,5 +103,4 @@ FAMILY = Family(
         f"{_FILE}.{{e}}.down_proj": f"{_OURS}.down.weight",
     },
     skipped=llama.SKIPPED,
-    quantizations=("mxfp4",),
 )

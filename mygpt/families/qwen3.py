@@ -32,5 +32,4 @@ FAMILY = Family(
         "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
     },
     skipped=SKIPPED,
-    quantizations=("fp8",),
 )

@@ -31,5 +31,4 @@ FAMILY = Family(
     read_config=_read_config,
     names={**qwen3.FAMILY.names, **_moe.NAMES},
     skipped=llama.SKIPPED,
-    quantizations=("fp8",),
 )

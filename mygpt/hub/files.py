@@ -3,7 +3,14 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from mygpt.checkpoint.index import WANTED, is_index, read_index, weights_entry
+from mygpt.checkpoint.index import (
+    SLOW_TOKENIZER,
+    TOKENIZER_FILES,
+    WANTED,
+    is_index,
+    read_index,
+    weights_entry,
+)
 from mygpt.errors import InputError
 
 CONFIG = "config.json"
@@ -11,17 +18,10 @@ CONFIG = "config.json"
 _SMALL = (
     CONFIG,
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *(name for name in TOKENIZER_FILES if name not in SLOW_TOKENIZER),
     "README.md",
 )
-_SLOW_TOKENIZER = ("vocab.json", "merges.txt")  # needed only where no tokenizer.json says the same
-_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), _SLOW_TOKENIZER)
+_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), SLOW_TOKENIZER)
 
 
 def needed_files(repo: str, names: Collection[str]) -> tuple[list[str], str]:
@@ -39,7 +39,7 @@ def needed_files(repo: str, names: Collection[str]) -> tuple[list[str], str]:
         raise InputError(f"{repo} holds no tokenizer (tokenizer.json): choose a repository that has one")
     small = [name for name in _SMALL if name in names]
     if "tokenizer.json" not in names:
-        small += [name for name in _SLOW_TOKENIZER if name in names]
+        small += [name for name in SLOW_TOKENIZER if name in names]
     return small, weights
 
 

@@ -31,7 +31,8 @@ from mygpt.parallel.placement import Placement
 from mygpt.parallel.rank_env import is_follower
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.paths import cache_folder
-from mygpt.quantize.matmul import EightBitProduct
+from mygpt.quantize.bnb_library import bitsandbytes
+from mygpt.quantize.matmul import EightBitProduct, FastFourBitProduct, FourBitProduct
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -121,6 +122,8 @@ class Compiled:
 
 def compile_model(model: GPT, placement: Placement) -> Compiled:
     """Compile a loaded model, after `prepare_compiler`."""
+    if any(isinstance(module, FourBitProduct | FastFourBitProduct) for module in model.modules()):
+        bitsandbytes()  # compiled code calls its operators
     compiled = Compiled(model, StepGraphs(model) if _takes_graphs(model, placement) else None)
     compiled.warm_up()
     return compiled

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mygpt.checkpoint.open import Checkpoint, open_checkpoint
+from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.open import open_checkpoint
 from mygpt.engine.detokenizer import peak_memory_bytes
 from mygpt.errors import InputError
 from mygpt.families import check_folder, read_config
@@ -92,11 +93,11 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     folder = path if path.is_dir() else None
     prompter = Prompter.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
     stop_ids = _stop_ids(checkpoint, prompter)
-    _, config = read_config(checkpoint.config, str(checkpoint.path))
+    family, config = read_config(checkpoint.config, str(checkpoint.path))
     placement = choose_placement(config, options)
     if options.compile:
         prepare_compiler(placement)
-    model, precision = build(checkpoint, placement, options)
+    model, precision = build(checkpoint, family, config, placement, options)
     quantized = summarize(model)
     keep_freed_memory()
     runner = compile_model(model, placement) if options.compile else model

@@ -6,16 +6,16 @@ sharded there as it would be while loading.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mygpt.errors import InputError
 from mygpt.families import read_config
-from mygpt.loading.build import empty_model, pick_mode
+from mygpt.json_files import read_json
+from mygpt.loading.build import empty_model, pick_scheme
 from mygpt.loading.workspace import Workload, logits_bytes, read_bytes, workspace_bytes
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
@@ -25,8 +25,7 @@ from mygpt.parallel.placement import choose_strategy
 from mygpt.parallel.sequential import SequentialGPT, named_bytes, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 from mygpt.quantize.linear import quantize_linears
-from mygpt.quantize.modes import Mode
-from mygpt.text.tokenizer_files import read_json
+from mygpt.quantize.schemes import PackedScheme, Scheme, stored_scheme
 
 COPIES = 2  # of the largest weight, that a process has in host memory while it loads: mapped, and cast
 
@@ -83,8 +82,8 @@ class Plan:
         return rows * bandwidth / (sum(reads) if self.strategy == "sequential" else max(reads))
 
 
-def read_architecture(path: Path) -> tuple[dict[str, Any], Config]:
-    """The content and the meaning of a `config.json`, or of the header of a GGUF file.
+def read_architecture(path: Path) -> tuple[Config, Scheme | None]:
+    """What a `config.json`, or the header of a GGUF file, says: the model, and how its weights are stored.
 
     Raises:
         InputError: it is missing or broken, or the model is not supported.
@@ -95,17 +94,17 @@ def read_architecture(path: Path) -> tuple[dict[str, Any], Config]:
         raw = open_checkpoint(path).config
     else:
         raw = read_json(path)
-    return raw, read_config(raw, str(path))[1]
+    return read_config(raw, str(path))[1], stored_scheme(raw, str(path))
 
 
 def make_plan(
-    raw: Mapping[str, Any], config: Config, options: LoadOptions, work: Workload, memory: float | None = None
+    config: Config, stored: Scheme | None, options: LoadOptions, work: Workload, memory: float | None = None
 ) -> Plan:
     """What `options` make of a model under a workload.
 
     Args:
-        raw: the content of its `config.json`.
-        config: its meaning.
+        config: the model.
+        stored: how its weights are stored.
         options: as the commands'; `strategy` is never None. With the accelerator `auto`, this machine's, or GPUs
             where `memory` says that the devices are others.
         work: what is asked of it.
@@ -117,10 +116,10 @@ def make_plan(
     devices = planned_devices(options, foreign=memory is not None)
     count = len(devices) * options.num_nodes
     strategy = choose_strategy(config, options, count)
-    mode = pick_mode(raw, "config.json", options.quantize, strategy, devices[0])
+    scheme = pick_scheme(stored, "config.json", options.quantize, strategy, devices[0])
     absent = devices[0].type == "cuda" and not torch.cuda.is_available()
     precision = options.precision or ("bf16-true" if absent else None)
-    planner = _Planner(config, work, precision, mode, devices, options.num_nodes)
+    planner = _Planner(config, work, precision, scheme, devices, options.num_nodes)
     if strategy is None:
         shares = planner.single()
     elif strategy == "sequential":
@@ -132,7 +131,7 @@ def make_plan(
     return Plan(
         strategy,
         planner.precision,
-        mode.name if mode else None,
+        scheme.name if scheme else None,
         tuple(shares),
         planner.host_peak(shares, strategy),
         _fits(shares, devices, memory),
@@ -165,21 +164,21 @@ class _Planner:
         config: Config,
         work: Workload,
         precision: str | None,
-        mode: Mode | None,
+        scheme: PackedScheme | None,
         devices: Sequence[torch.device],
         num_nodes: int,
     ) -> None:
-        self.config, self.work, self.mode = config, work, mode
+        self.config, self.work, self.scheme = config, work, scheme
         self.devices, self.num_nodes, self.kind = devices, num_nodes, devices[0].type
-        model, self.precision = empty_model(config, None, precision, devices[0], mode)
+        model, self.precision = empty_model(config, None, precision, devices[0], quantized=scheme is not None)
         self.largest_weight = max(parameter.nbytes for parameter in model.parameters())
         self.itemsize = DTYPES[self.precision].itemsize
 
     def model(self, strategy: str | None = None, rank: int = 0, world_size: int = 1) -> GPT:
         """The model on the meta device, or a rank's shard of it."""
-        model, _ = empty_model(self.config, strategy, self.precision, self.devices[0], self.mode)
-        if self.mode is not None:
-            quantize_linears(model, self.mode, DTYPES[self.precision])
+        model, _ = empty_model(self.config, strategy, self.precision, self.devices[0])
+        if self.scheme is not None:
+            quantize_linears(model, self.scheme, DTYPES[self.precision])
         if world_size > 1:
             TensorShard(model, rank, world_size)
         return model

@@ -44,7 +44,7 @@ class Attention(nn.Module):
     @property
     def cache_shape(self) -> LayerShape:
         """What this layer caches of a token."""
-        return LayerShape(self.qkv.slots["k"] // self.head_dim, self.head_dim, self.window)
+        return LayerShape(self.qkv.parts["k"] // self.head_dim, self.head_dim, self.window)
 
     def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         if self.clip is not None:
             qkv = qkv.clamp(-self.clip, self.clip)
         heads = qkv.view(*x.shape[:2], -1, self.head_dim)
-        kv_heads = self.qkv.slots["k"] // self.head_dim
+        kv_heads = self.qkv.parts["k"] // self.head_dim
         qk, v = heads[:, :, :-kv_heads], heads[:, :, -kv_heads:]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk, kv_heads)
@@ -66,7 +66,7 @@ class Attention(nn.Module):
     def kernel_call(self, context: ForwardContext, cache: LayerCache) -> kernels.Attention:
         """This layer's places and sizes, as the kernels take them."""
         return kernels.attention_call(
-            self.qkv.slots["q"] // self.head_dim,
+            self.qkv.parts["q"] // self.head_dim,
             self._tables(context),
             (cache.keys, cache.values),
             cache.size,
@@ -127,16 +127,16 @@ class QKNorm(nn.Module):
 class OwnHeadNorm(nn.Module):
     """Layer norms of queries and of keys before they are rotated, by weights of each head (StableLM 2, Command R+).
 
-    `weight` ((H + K) D,) is filled head by head: `slots` are the heads' parts of it, as a `FusedLinear`'s.
+    `weight` ((H + K) D,) is filled head by head: `parts` are the heads' rows of it, as a `FusedLinear`'s.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         counts = {"q_norm": config.n_heads, "k_norm": config.n_kv_heads}
-        self.slots = {
+        self.parts = {
             f"{name}.{head}": config.head_dim for name, count in counts.items() for head in range(count)
         }
-        self.weight = nn.Parameter(torch.empty(sum(self.slots.values())))
+        self.weight = nn.Parameter(torch.empty(sum(self.parts.values())))
         self.eps = config.norm_eps
 
     def forward(self, qk: Tensor, kv_heads: int) -> Tensor:

@@ -82,8 +82,8 @@ def fuse(
         return None
     if not (isinstance(first, RMSNorm | OnePlusRMSNorm) and isinstance(second, type(first))):
         return None
-    slots = attention.qkv.slots
-    if mlp.activation_name not in kernels.ACTIVATIONS or slots["q"] > kernels.MAX_GROUP * slots["k"]:
+    parts = attention.qkv.parts
+    if mlp.activation_name not in kernels.ACTIVATIONS or parts["q"] > kernels.MAX_GROUP * parts["k"]:
         return None
     matrices = []
     for linear in (attention.qkv, attention.output, mlp.gate_up, mlp.down):

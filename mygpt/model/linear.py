@@ -65,14 +65,14 @@ class Linear(nn.Linear):
 class FusedLinear(Linear):
     """Projections of the same input, stacked by rows: one product in place of several.
 
-    `slots` are their names, in order; the loader fills each by itself, so a shard of a slot is right
+    `parts` are their names and rows, in order; the loader fills each by itself, so a shard of a part is right
     whatever is fused with it.
     """
 
-    def __init__(self, in_features: int, slots: Mapping[str, int], bias: bool) -> None:
-        super().__init__(in_features, sum(slots.values()), bias)
-        self.slots = dict(slots)
+    def __init__(self, in_features: int, parts: Mapping[str, int], bias: bool) -> None:
+        super().__init__(in_features, sum(parts.values()), bias)
+        self.parts = dict(parts)
 
     def split(self, y: Tensor) -> tuple[Tensor, ...]:
-        """The slots' parts, (…, rows of the slot) each, of the layer's output."""
-        return torch.split(y, list(self.slots.values()), dim=-1)
+        """The parts, (…, rows of the part) each, of the layer's output."""
+        return torch.split(y, list(self.parts.values()), dim=-1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mygpt.checkpoint.fill import Place, Weight
+from mygpt.checkpoint.fill import Transform, Weight
 from mygpt.errors import InputError
 
 
@@ -116,7 +116,7 @@ def cast(model: nn.Module, precision: str) -> None:
         parameter.data = parameter.data.to(dtype_of(name, precision))
 
 
-def mover(device_of: Callable[[str], torch.device], precision: str) -> Place:
+def mover(device_of: Callable[[str], torch.device], precision: str) -> Transform:
     """Cast and move. On the CPU a tensor of the right dtype stays where it is: mapped from the file.
 
     A slice of columns does not: products read it faster in one piece, and its pages of the file hold the others' too.

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from mygpt.checkpoint.fill import Place, Slot, Weight
+from mygpt.checkpoint.fill import Transform, Weight, WeightTarget
 from mygpt.model.forward_context import ContextBuilder
 from mygpt.model.gpt import GPT
 
@@ -34,14 +34,16 @@ def shard(model: GPT, mesh: DeviceMesh, device: torch.device, *, cpu_offload: bo
 
 
 @torch.no_grad()
-def put_share(slot: Slot, name: str, weight: Weight, place: Place) -> None:
-    """Put the rows of a whole tensor that are this rank's into its share of the slot's parameter."""
+def put_share(target: WeightTarget, name: str, weight: Weight, transform: Transform) -> None:
+    """Put the rows of a whole tensor that are this rank's into its share of the target's parameter."""
     assert isinstance(weight, Tensor), "quantized weights are not shared out"
-    parameter: DTensor = getattr(slot.module, slot.parameter)
+    parameter: DTensor = getattr(target.module, target.parameter)
     local = parameter.to_local()
     share = -(-parameter.shape[0] // dist.get_world_size())
     first = dist.get_rank() * share  # of the parameter's rows
-    start = slot.rows.start if slot.rows else 0
+    start = target.rows.start if target.rows else 0
     begin, end = max(first, start), min(first + len(local), start + len(weight))
     if begin < end:
-        local[begin - first : end - first] = cast(Tensor, place(name, weight[begin - start : end - start]))
+        local[begin - first : end - first] = cast(
+            Tensor, transform(name, weight[begin - start : end - start])
+        )

@@ -160,5 +160,5 @@ def named_bytes(module: torch.nn.Module, device_type: str) -> Iterator[tuple[str
         for name, parameter in part.named_parameters(recurse=False):
             size = parameter.nbytes
             if isinstance(part, QuantizedLinear) and name == "weight":
-                size = quantized_bytes(part, part.mode, part.dtype, device_type)
+                size = quantized_bytes(part, part.scheme, part.dtype, device_type)
             yield f"{path}.{name}", size

@@ -104,10 +104,10 @@ class TensorShard:
             self.cuts[f"{path}.{name}"] = cut
 
     def _fused_rows(self, parent: str, layer: FusedLinear, cuts: dict[str, Cut]) -> None:
-        layer.slots = {slot: cut.length for slot, cut in cuts.items()}
+        layer.parts = {part: cut.length for part, cut in cuts.items()}
         for name, parameter in list(layer.named_parameters(recurse=False)):
-            self._resize(layer, name, (sum(layer.slots.values()), *parameter.shape[1:]))
-            self.cuts.update({f"{parent}.{slot}.{name}": cut for slot, cut in cuts.items()})
+            self._resize(layer, name, (sum(layer.parts.values()), *parameter.shape[1:]))
+            self.cuts.update({f"{parent}.{part}.{name}": cut for part, cut in cuts.items()})
 
     def _columns(self, path: str, layer: Linear) -> None:
         """Some of a layer's inputs. Its bias is added once, by the first rank."""
@@ -151,9 +151,9 @@ class TensorShard:
             for name, cut in cuts.items()
             for head in range(cut.start // width, cut.stop // width)
         }
-        self.cuts.update({f"{path}.{slot}.weight": None for slot in norm.slots.keys() - kept})
-        norm.slots = {slot: rows for slot, rows in norm.slots.items() if slot in kept}
-        self._resize(norm, "weight", (sum(norm.slots.values()),))
+        self.cuts.update({f"{path}.{part}.weight": None for part in norm.parts.keys() - kept})
+        norm.parts = {part: rows for part, rows in norm.parts.items() if part in kept}
+        self._resize(norm, "weight", (sum(norm.parts.values()),))
 
     def _latent_attention(self, path: str, attention: nn.Module) -> None:
         """The latents are made by every rank, as it caches them; the heads are shared out."""
@@ -168,7 +168,7 @@ class TensorShard:
         assert isinstance(mlp, GatedMLP | MLP)
         if isinstance(mlp, GatedMLP):
             self._fused_rows(
-                path, mlp.gate_up, {slot: self._share(rows) for slot, rows in mlp.gate_up.slots.items()}
+                path, mlp.gate_up, {part: self._share(rows) for part, rows in mlp.gate_up.parts.items()}
             )
         else:
             self._rows(f"{path}.up", mlp.up, self._share(mlp.up.weight.shape[0]))

@@ -1,1 +1,1 @@
-"""Matrices in bitsandbytes' 4-bit and 8-bit formats: made, read, written, multiplied with."""
+"""How weights are stored and multiplied with: a registry of schemes, and layers that hold packed matrices."""

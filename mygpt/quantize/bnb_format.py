@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.quantize.bnb import bitsandbytes
-from mygpt.quantize.tensors import (
+from mygpt.quantize.bnb_library import levels
+from mygpt.quantize.bnb_matrices import (
     BLOCK_SIZE,
     NESTED_BLOCK_SIZE,
+    BnbMatrix,
     EightBit,
     FourBit,
     Nested,
-    Quantized,
     four_bit,
 )
 
@@ -57,7 +57,7 @@ def _owner(name: str) -> str:
 
 def assemble(
     tensors: Iterable[tuple[str, Tensor]], groups: Mapping[str, set[str]], source: str
-) -> Iterator[tuple[str, Tensor | Quantized]]:
+) -> Iterator[tuple[str, Tensor | BnbMatrix]]:
     """A file's stream with its quantized matrices (`stored_matrices`) put together, the rest as it is.
 
     Raises:
@@ -81,7 +81,7 @@ def assemble(
                 ) from error
 
 
-def _read(name: str, parts: dict[str, Tensor]) -> Quantized:
+def _read(name: str, parts: dict[str, Tensor]) -> BnbMatrix:
     state = next((part for part in parts if part.startswith(_STATE)), None)
     if state is not None:
         return _read_4bit(parts, json.loads(parts[state].numpy().tobytes()))
@@ -112,7 +112,7 @@ def _read_4bit(parts: dict[str, Tensor], state: dict[str, Any]) -> FourBit:
     return four_bit(shape, state["quant_type"], rows, absmax, nested, size)
 
 
-def write(name: str, matrix: Quantized, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def write(name: str, matrix: BnbMatrix, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """The tensors that a file has for the matrix `name` (NAME.weight), which was of `dtype`."""
     if isinstance(matrix, EightBit):
         prefix = name.removesuffix(".weight")
@@ -128,7 +128,7 @@ def write(name: str, matrix: Quantized, dtype: torch.dtype) -> Iterator[tuple[st
     }
     yield name, matrix.rows.reshape(-1, 1)
     yield f"{name}.absmax", matrix.absmax.flatten()
-    yield f"{name}.quant_map", bitsandbytes().functional.get_4bit_type(matrix.quant_type, device="cpu")
+    yield f"{name}.quant_map", levels(matrix.quant_type)
     if nested := matrix.nested:
         yield f"{name}.nested_absmax", nested.absmax
         yield f"{name}.nested_quant_map", nested.levels

@@ -1,7 +1,7 @@
-"""The layers that hold quantized matrices, in place of a model's `Linear` and `FusedLinear`.
+"""The layers that hold packed matrices, of any scheme, in place of a model's `Linear` and `FusedLinear`.
 
-They call bitsandbytes' operators themselves. Fabric's `BitsandbytesPrecision`, whose mode names these are, does the
-same on CUDA, but refuses a CPU and quantizes layers whole; and its import takes longer than loading a small model.
+Fabric's `BitsandbytesPrecision`, whose names of modes `--quantize` has, does the same for bitsandbytes on CUDA, but
+refuses a CPU and quantizes layers whole; and its import takes longer than loading a small model.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.linear import FusedLinear, Linear
-from mygpt.quantize.matmul import FastFourBitProduct, Product, make_products
-from mygpt.quantize.modes import Mode
-from mygpt.quantize.tensors import BLOCK_SIZE, NESTED_BLOCK_SIZE, FourBit, Quantized, quantize
+from mygpt.quantize.matmul import Product
+from mygpt.quantize.packed import PackedMatrix
+from mygpt.quantize.schemes import PackedScheme, Quantizer
 
 # Small matrices whose outputs decide much: which experts a token takes, and how much of the shared one.
 _DECISIVE = ("router", "scale")
@@ -25,31 +25,34 @@ _TAKEN_APART = ("key_up", "value_up")
 
 
 class QuantizedLinear(FusedLinear):
-    """A linear layer of quantized matrices, which come one by one: one for each slot, or one in all.
+    """A linear layer of quantized matrices, which come one by one: one for each part, or one in all.
 
     Until the last has come, `weight` is on the meta device and tells the shape; afterwards it is None. The layer
     is of use in inference alone.
     """
 
-    def __init__(self, layer: Linear, mode: Mode, dtype: torch.dtype, *, stored: bool = False) -> None:
-        """Matrices that come in floats are quantized in `mode`, unless others are `stored` in it. `dtype` is x's."""
+    def __init__(
+        self, layer: Linear, scheme: PackedScheme, dtype: torch.dtype, *, stored: bool = False
+    ) -> None:
+        """Matrices that come in floats are quantized, unless others are `stored` in the scheme. `dtype` is x's."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.slots = dict(layer.slots) if isinstance(layer, FusedLinear) else {}
+        self.parts = dict(layer.parts) if isinstance(layer, FusedLinear) else {}
         self.weight, self.bias = layer.weight, layer.bias
         self.products = nn.ModuleList()
-        self.mode, self.dtype, self.stored = mode, dtype, stored
-        self._parts: dict[int, Tensor | Quantized] = {}
+        self.scheme, self.dtype, self.stored = scheme, dtype, stored
+        self._parts: dict[int, Tensor | PackedMatrix] = {}
 
-    def put(self, rows: slice | None, part: Tensor | Quantized) -> None:
+    def put(self, rows: slice | None, part: Tensor | PackedMatrix) -> None:
         """Take the matrix of some rows (None: of all), and quantize it where it comes in floats."""
         if isinstance(part, Tensor) and not self.stored:
-            part = quantize(part, self.mode)
+            assert isinstance(self.scheme, Quantizer)
+            part = self.scheme.quantize(part)
         self._parts[rows.start if rows else 0] = part
         if sum(part.shape[0] for part in self._parts.values()) == self.out_features:
             parts = [self._parts[start] for start in sorted(self._parts)]
             self._parts = {}
-            self.products = nn.ModuleList(make_products(parts, self.dtype))
+            self.products = nn.ModuleList(self.scheme.products(parts, self.dtype))
             self.register_parameter("weight", None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +77,8 @@ class QuantizedLinear(FusedLinear):
     @property
     def device(self) -> torch.device:
         """Where the matrices are, or will be: the meta device before they have come."""
-        return next(self.buffers()).device if len(self.products) else self.weight.device
+        products: list[Product] = list(self.products)  # type: ignore[arg-type]
+        return products[0].device if products else self.weight.device
 
     @property
     def weight_bytes(self) -> int:
@@ -96,37 +100,39 @@ def quantizable(model: nn.Module) -> dict[str, Linear]:
     }
 
 
-def quantize_linears(model: nn.Module, mode: Mode, dtype: torch.dtype) -> None:
+def quantize_linears(model: nn.Module, scheme: PackedScheme, dtype: torch.dtype) -> None:
     """Put quantized layers, still empty, in the place of a meta model's linear ones; `dtype` is that of x."""
     for path, layer in quantizable(model).items():
-        model.set_submodule(path, QuantizedLinear(layer, mode, dtype))
+        model.set_submodule(path, QuantizedLinear(layer, scheme, dtype))
 
 
-def expect_stored(model: nn.Module, stored: AbstractSet[str], mode: Mode, dtype: torch.dtype) -> None:
+def expect_stored(
+    model: nn.Module, stored: AbstractSet[str], scheme: PackedScheme, dtype: torch.dtype
+) -> None:
     """The same for those linear layers of which a matrix is stored quantized; `stored` are our names of these."""
     for path, layer in list(model.named_modules()):
         apart = path.split(".")[-1] in _TAKEN_APART
         if isinstance(layer, Linear) and not apart and not stored.isdisjoint(weight_names(path, layer)):
-            model.set_submodule(path, QuantizedLinear(layer, mode, dtype, stored=True))
+            model.set_submodule(path, QuantizedLinear(layer, scheme, dtype, stored=True))
 
 
 def weight_names(path: str, layer: Linear) -> list[str]:
     """The names of a layer's matrices; those of a fused layer are siblings of the layer."""
-    slots = layer.slots if isinstance(layer, FusedLinear) else {}
+    parts = layer.parts if isinstance(layer, FusedLinear) else {}
     parent = path.rpartition(".")[0]
-    return [f"{parent}.{slot}.weight" for slot in slots] or [f"{path}.weight"]
+    return [f"{parent}.{part}.weight" for part in parts] or [f"{path}.weight"]
 
 
 @dataclass(frozen=True)
 class Summary:
     """What was quantized."""
 
-    mode: str
+    scheme: str
     n_layers: int
     nbytes: int  # of their matrices
 
     def __str__(self) -> str:
-        return f"{self.mode}: {self.n_layers} linears, {self.nbytes / 1e9:.2f} GB"
+        return f"{self.scheme}: {self.n_layers} linears, {self.nbytes / 1e9:.2f} GB"
 
 
 def summarize(model: nn.Module) -> Summary | None:
@@ -134,26 +140,10 @@ def summarize(model: nn.Module) -> Summary | None:
     layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     if not layers:
         return None
-    return Summary(layers[0].mode.name, len(layers), sum(layer.weight_bytes for layer in layers))
+    return Summary(layers[0].scheme.name, len(layers), sum(layer.weight_bytes for layer in layers))
 
 
-def quantized_bytes(layer: Linear, mode: Mode, dtype: torch.dtype, device_type: str) -> int:
+def quantized_bytes(layer: Linear, scheme: PackedScheme, dtype: torch.dtype, device_type: str) -> int:
     """Bytes that a layer's matrices will take, exactly; works on the meta device. `dtype` is that of x."""
-    n, k = layer.out_features, layer.in_features
-    slots = list(layer.slots.values()) if isinstance(layer, FusedLinear) else []
-    if mode.quant_type == "int8":
-        return n * k + n * (4 if device_type == "cuda" else dtype.itemsize)
-    total = 0
-    for rows in slots or [n]:
-        blocks = -(-rows * k // BLOCK_SIZE)
-        total += -(-rows * k // 2)
-        if device_type == "cuda" and mode.nested:
-            total += blocks + 4 * -(-blocks // NESTED_BLOCK_SIZE) + 4  # the offset
-        else:
-            total += blocks * (2 if device_type == "cpu" and _suits_fast_kernel(n, k) else 4)
-    return total
-
-
-def _suits_fast_kernel(n: int, k: int) -> bool:
-    nothing = torch.empty(0, device="meta")
-    return FastFourBitProduct.suits(FourBit(torch.Size((n, k)), "nf4", nothing, nothing))
+    rows = list(layer.parts.values()) if isinstance(layer, FusedLinear) else []
+    return scheme.layer_bytes(rows or [layer.out_features], layer.in_features, dtype, device_type)

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from mygpt import kernels
 from mygpt.model.linear import linear
-from mygpt.quantize.bnb import bitsandbytes, has_fast_cpu_kernel
-from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
+from mygpt.quantize.bnb_library import (
+    bitsandbytes,
+    cpu_library,
+    dequantize_4bit,
+    has_fast_cpu_kernel,
+    levels,
+)
+from mygpt.quantize.bnb_matrices import BLOCK_SIZE, BnbMatrix, EightBit, FourBit
+from mygpt.quantize.packed import PackedMatrix
 
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
 MANY_ROWS = 64
@@ -28,6 +35,11 @@ class Product(nn.Module):
     """A matrix that x (…, K) can be multiplied with."""
 
     nbytes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return next(self.buffers()).device
 
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
@@ -56,8 +68,31 @@ class PlainProduct(Product):
         return linear(x, self.weight)
 
 
+class DequantizedProduct(Product):
+    """A packed matrix of any scheme, dequantized each time: for those that have no kernel."""
+
+    def __init__(self, matrix: PackedMatrix) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self.nbytes = matrix.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.matrix.device
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x (…, K) to (…, N)."""
+        return linear(x, self.matrix.dequantize(x.dtype))
+
+
+def plain_product(part: Tensor | PackedMatrix) -> Product:
+    """Without a kernel for packed matrices."""
+    return PlainProduct(part) if isinstance(part, Tensor) else DequantizedProduct(part)
+
+
 class FourBitProduct(Product):
-    """4 bits, by bitsandbytes' operator: a kernel on CUDA; on a CPU it dequantizes the matrix each time."""
+    """4 bits: by bitsandbytes' kernel on CUDA; on a CPU the matrix is dequantized each time."""
 
     def __init__(self, matrix: FourBit) -> None:
         super().__init__()
@@ -74,9 +109,13 @@ class FourBitProduct(Product):
         self.nested_absmax: Tensor | None
         self.levels: Tensor | None
         self.offset: Tensor | None
+        if self.rows.is_cuda:
+            bitsandbytes()
 
     def multiply(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
+        if not x.is_cuda and not torch.compiler.is_compiling():
+            return F.linear(x, self._dequantized(x.dtype))
         scales = {}
         if self.nested_absmax is not None:
             scales = {"absmax_8bit": self.absmax, "absmax_code": self.levels, "absmax_offset": self.offset}
@@ -85,6 +124,10 @@ class FourBitProduct(Product):
             x, self.rows, self.shape, absmax, self.block_size, self.quant_type, **scales
         )
         return y
+
+    def _dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The matrix (N, K); on a CPU, where scales are not nested."""
+        return dequantize_4bit(self.rows, self.absmax, self.block_size, self.quant_type, self.shape, dtype)
 
 
 class FastFourBitProduct(Product):
@@ -104,10 +147,8 @@ class FastFourBitProduct(Product):
         self.rows: Tensor
         self.absmax: Tensor
         self.nbytes = self.rows.nbytes + self.absmax.nbytes
-        functional = bitsandbytes().functional
-        self.levels = functional.get_4bit_type(matrix.quant_type, device="cpu")
-        self._kernel = getattr(functional.lib, f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
-        self._dequantize = getattr(functional.lib, f"cdequantize_blockwise_cpu_{matrix.quant_type}_bf16")
+        self.levels = levels(matrix.quant_type)
+        self._kernel = getattr(cpu_library(), f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
 
     @staticmethod
     def suits(matrix: FourBit) -> bool:
@@ -151,11 +192,8 @@ class FastFourBitProduct(Product):
             y = F.linear(flat, self.dequantized())
         return y.view(*x.shape[:-1], n).to(x.dtype)
 
-    # Both call the library as bitsandbytes' operators do. Those check for 20 us, as long as a small product takes, and
-    # at the first call they import torch's compiler, which takes over a second.
-
     def by_bitsandbytes(self, x: Tensor) -> Tensor:
-        """x (rows, K) bfloat16 to (rows, N), by its kernel."""
+        """x (rows, K) bfloat16 to (rows, N), by its kernel: called as its operator does, which checks for 20 us."""
         n, k = self.shape
         x, absmax = x.contiguous(), self._absmax_by_columns()
         y = x.new_empty(len(x), n)
@@ -171,10 +209,13 @@ class FastFourBitProduct(Product):
     def dequantized(self) -> Tensor:
         """The matrix (N, K) in bfloat16."""
         rows, absmax = from_row_groups(self.rows), self._absmax_by_columns().t().float().contiguous()
-        weight = torch.empty(self.shape, dtype=torch.bfloat16)
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (rows, absmax, weight)]
-        self._dequantize(*pointers, *(ctypes.c_longlong(size) for size in (BLOCK_SIZE, *self.shape)))
-        return weight
+        return dequantize_4bit(rows, absmax, BLOCK_SIZE, self.quant_type, self.shape, torch.bfloat16)
+
+
+def suits_fast_kernel(n: int, k: int) -> bool:
+    """Whether the kernel of CPUs takes 4-bit matrices (n, k) that bitsandbytes makes."""
+    nothing = torch.empty(0, device="meta")
+    return FastFourBitProduct.suits(FourBit(torch.Size((n, k)), "nf4", nothing, nothing))
 
 
 def to_row_groups(rows: Tensor) -> Tensor:
@@ -249,7 +290,7 @@ def _has_few_rows(x: Tensor, most: int) -> bool:
     return kernels.fits(x) and x.numel() <= most * x.shape[-1]
 
 
-def make_products(parts: Sequence[Tensor | Quantized], dtype: torch.dtype) -> list[Product]:
+def make_products(parts: Sequence[Tensor | BnbMatrix], dtype: torch.dtype) -> list[Product]:
     """The parts of a fused layer, stacked by rows where one product can take them together.
 
     Parts whose scales are nested have statistics of their own: the kernels for GPUs take them one by one, that
@@ -263,7 +304,7 @@ def make_products(parts: Sequence[Tensor | Quantized], dtype: torch.dtype) -> li
     return [_product(part, dtype) for part in parts]
 
 
-def _product(part: Tensor | Quantized, dtype: torch.dtype) -> Product:
+def _product(part: Tensor | BnbMatrix, dtype: torch.dtype) -> Product:
     if isinstance(part, Tensor):
         return PlainProduct(part)
     if isinstance(part, EightBit):

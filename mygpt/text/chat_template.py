@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mygpt.errors import InputError
+from mygpt.json_files import read_json
 from mygpt.text.prompt_styles import REDPAJAMA, STABLELM, STYLE_NAMES, STYLES, PromptStyle
 from mygpt.text.tokenizer import Tokenizer
-from mygpt.text.tokenizer_files import read_json
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment

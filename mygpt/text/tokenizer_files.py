@@ -1,6 +1,5 @@
 """Read the tokenizer files of a repository: tokenizer.json, sentencepiece's .model, GPT-2's two files."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from mygpt.errors import InputError
+from mygpt.json_files import read_json
 
 Loaded = tuple[tokenizers.Tokenizer, dict[str, Any]]  # a backend and its tokenizer_config.json
 
@@ -41,23 +41,6 @@ def load_folder(folder: Path) -> Loaded:
     _declare_tokens(backend, config, folder)
     backend.post_processor = bos_eos_processor(backend, config)
     return backend, config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object; {} where there is no such file.
-
-    Raises:
-        InputError: the file is something else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold a JSON object: download it again")
-    return content
 
 
 def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -17,8 +17,7 @@ from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError
 from mygpt.quantize.bnb_format import assemble, stored_matrices
-from mygpt.quantize.modes import MODES
-from mygpt.quantize.tensors import quantize
+from mygpt.quantize.formats.bnb import MODES
 from tests.families.variants import variant
 from tests.models import write_model
 from tests.quantize.test_bnb import SIZES, error
@@ -55,14 +54,14 @@ def test_gguf_to_safetensors(smollm2_gguf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_written_is_in_bitsandbytes_serialization(llama: Path, tmp_path: Path, mode: str) -> None:
-    convert(open_checkpoint(llama), tmp_path / "out", mode=MODES[mode])
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES[mode])
     written = load_file(tmp_path / "out" / "model.safetensors")
     found = dict(assemble(iter(written.items()), stored_matrices(written), "out"))
     quantized = 0
     for name, tensor in open_checkpoint(llama).tensors():
         if "_proj" in name:
             quantized += 1
-            expected = quantize(tensor.bfloat16(), MODES[mode])
+            expected = MODES[mode].quantize(tensor.bfloat16())
             assert torch.equal(found[name].rows, expected.rows)
             assert torch.equal(found[name].absmax, expected.absmax)
         else:
@@ -75,9 +74,9 @@ def test_what_is_written_is_in_bitsandbytes_serialization(llama: Path, tmp_path:
 
 def test_shards(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix and its scales may lie in different files."""
-    convert(open_checkpoint(llama), tmp_path / "whole", mode=MODES["bnb.nf4-dq"])
+    convert(open_checkpoint(llama), tmp_path / "whole", scheme=MODES["bnb.nf4-dq"])
     monkeypatch.setattr("mygpt.checkpoint.write._SHARD_BYTES", 2000)
-    convert(open_checkpoint(llama), tmp_path / "shards", mode=MODES["bnb.nf4-dq"])
+    convert(open_checkpoint(llama), tmp_path / "shards", scheme=MODES["bnb.nf4-dq"])
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 10
     ids = torch.arange(10)[None]
     assert torch.equal(load(tmp_path / "shards").logits(ids), load(tmp_path / "whole").logits(ids))
@@ -88,7 +87,7 @@ def test_a_mixture_with_its_experts_one_by_one(tmp_path: Path) -> None:
     model = variant("qwen2-moe").build(tmp_path / "model")
     names = set(open_checkpoint(tmp_path / "model").shapes())
     assert any(".experts.0." in name for name in names), "transformers saves them so"
-    convert(open_checkpoint(tmp_path / "model"), tmp_path / "out", mode=MODES["bnb.nf4"])
+    convert(open_checkpoint(tmp_path / "model"), tmp_path / "out", scheme=MODES["bnb.nf4"])
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     skipped = config["quantization_config"]["llm_int8_skip_modules"]
     assert {"lm_head", "model.layers.0.mlp.gate", "model.layers.0.mlp.shared_expert_gate"} <= {*skipped}
@@ -101,7 +100,7 @@ def test_a_mixture_with_its_experts_one_by_one(tmp_path: Path) -> None:
 def test_fused_matrices_whose_blocks_run_over_rows(tmp_path: Path) -> None:
     variant("phi3").build(tmp_path / "model")
     with pytest.raises(InputError, match=r"proj\.weight of 48 columns, no multiple of 64"):
-        convert(open_checkpoint(tmp_path / "model"), tmp_path / "out", mode=MODES["bnb.nf4"])
+        convert(open_checkpoint(tmp_path / "model"), tmp_path / "out", scheme=MODES["bnb.nf4"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -126,9 +125,9 @@ def test_nothing_is_overwritten(llama: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_what_is_quantized_is_not_quantized_again(llama: Path, tmp_path: Path) -> None:
-    convert(open_checkpoint(llama), tmp_path / "out", mode=MODES["bnb.nf4"])
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES["bnb.nf4"])
     with pytest.raises(InputError, match="stored quantized already"):
-        convert(open_checkpoint(tmp_path / "out"), tmp_path / "again", mode=MODES["bnb.int8"])
+        convert(open_checkpoint(tmp_path / "out"), tmp_path / "again", scheme=MODES["bnb.int8"])
     convert(open_checkpoint(tmp_path / "out"), tmp_path / "copy")
     ids = torch.arange(10)[None]
     assert torch.equal(load(tmp_path / "copy").logits(ids), load(tmp_path / "out").logits(ids))
@@ -138,7 +137,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     write_model(tmp_path / "model", "llama", **SIZES)
     os.truncate(tmp_path / "model" / "model.safetensors", 9000)
     with pytest.raises(InputError, match="truncated"):
-        convert(open_checkpoint(tmp_path / "model"), tmp_path / "out", mode=MODES["bnb.nf4"])
+        convert(open_checkpoint(tmp_path / "model"), tmp_path / "out", scheme=MODES["bnb.nf4"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -156,7 +155,7 @@ def test_smollm2(smollm2: Path, tmp_path: Path, mode: str) -> None:
     ids = torch.tensor([plain.encode(QUESTION)])
     logits = fresh.logits(ids)
     assert error(logits, plain.logits(ids)) < SMOLLM2_ERROR[mode]
-    convert(open_checkpoint(smollm2), tmp_path / "out", mode=MODES[mode])
+    convert(open_checkpoint(smollm2), tmp_path / "out", scheme=MODES[mode])
     assert torch.equal(load(tmp_path / "out").logits(ids), logits)
     assert "Paris" in fresh.generate(QUESTION, max_new_tokens=10, temperature=0.0)
 
@@ -169,8 +168,8 @@ import torch
 def peak():  # not ru_maxrss, which a process has of its parent
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 from mygpt import LLM
-from mygpt.quantize.bnb import bitsandbytes
-bitsandbytes()
+from mygpt.quantize.bnb_library import cpu_library
+cpu_library()
 before = peak()
 llm = LLM.load({str(smollm2)!r}, quantize="bnb.nf4", accelerator="cpu")
 print(peak() - before)

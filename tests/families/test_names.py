@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mygpt.checkpoint.fill import slots, translated
+from mygpt.checkpoint.fill import translated, weight_targets
 from mygpt.families import FAMILIES, read_config
 from mygpt.model.gpt import GPT
 from tests.families.variants import VARIANTS, Variant
@@ -20,7 +20,7 @@ def test_names_round_trip_with_nothing_left_over(variant: Variant, tmp_path: Pat
         model = GPT(config)
     ours = [name for name, _ in translated(load_file(tmp_path / "model.safetensors").items(), family, config)]
     assert len(set(ours)) == len(ours)
-    assert set(ours) == set(slots(model))
+    assert set(ours) == set(weight_targets(model))
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)

@@ -19,9 +19,8 @@ from mygpt.model.config import Config, RopeConfig
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import KVCache, LayerShape
 from mygpt.model.rope import rotate
+from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.matmul import FastFourBitProduct, to_row_groups
-from mygpt.quantize.modes import MODES
-from mygpt.quantize.tensors import quantize
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no kernels on this machine")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -137,7 +136,7 @@ def test_products_of_many_rows(rows: int, threads: int) -> None:
 @pytest.mark.parametrize("mode", ["bnb.nf4", "bnb.fp4"])
 def test_four_bits_of_many_rows(mode: str, threads: int) -> None:
     for out, width in [(32, 64), (96, 576), (64, 2112)]:
-        product = FastFourBitProduct(quantize(torch.randn(out, width), MODES[mode]))
+        product = FastFourBitProduct(MODES[mode].quantize(torch.randn(out, width)))
         matrix = kernels.fourbit_matrix(product.rows, product.absmax, product.levels)
         x = torch.randn(70, width).bfloat16()
         check(kernels.multiply_many(x, matrix), F.linear(x.double(), product.dequantized().double()))

@@ -27,8 +27,8 @@ from mygpt.parallel.devices import DTYPES, mover
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.parallel.tensor import TensorShard
+from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.linear import quantize_linears
-from mygpt.quantize.modes import MODES
 from tests.families.variants import VARIANTS, Variant
 
 Run = Callable[..., dict[str, Any]]
@@ -152,7 +152,7 @@ def held(modules: list[nn.Module]) -> int:
 
 def planned(folder: Path, options: LoadOptions) -> list[dict[str, int]]:
     raw = json.loads((folder / "config.json").read_text())
-    plan = make_plan(raw, read_config(raw)[1], options, Workload(10, 30, batch_size=2))
+    plan = make_plan(read_config(raw)[1], None, options, Workload(10, 30, batch_size=2))
     return [{"weights": share.weights_bytes, "cache": share.kv_cache_bytes} for share in plan.devices]
 
 
@@ -181,7 +181,8 @@ def test_parts_hold_what_was_said(tmp_path: Path, name: str, quantize: str | Non
     find_variant(name).build(tmp_path)
     options = LoadOptions(quantize=quantize, strategy="sequential", devices=2, **PRECISE)  # type: ignore[arg-type]
     placement = Placement("sequential", (CPU, CPU), ("cpu:0", "cpu:1"))
-    model, _ = build(open_checkpoint(tmp_path), placement, options)
+    checkpoint = open_checkpoint(tmp_path)
+    model, _ = build(checkpoint, *read_config(checkpoint.config), placement, options)
     assert isinstance(model, SequentialGPT)
     caches = model.allocate_cache(2, 30).layers
     ends = [[model.embed], [model.norm] + ([model.head] if model.head else [])]
@@ -208,7 +209,7 @@ def test_slices_hold_what_was_said(tmp_path: Path, name: str, quantize: str | No
     family, config = read_config(checkpoint.config)
     expected = []
     for rank in range(2):
-        model, precision = empty_model(config, "tensor", "32-true", CPU, None)
+        model, precision = empty_model(config, "tensor", "32-true", CPU)
         if quantize:
             quantize_linears(model, MODES[quantize], torch.float32)
         tensors = TensorShard(model, rank, 2).slices(translated(checkpoint.tensors(), family, config))
@@ -238,7 +239,7 @@ def test_shares_hold_what_was_said(tmp_path: Path, two_ranks: Any, cpu_offload: 
 
     find_variant("mixtral").build(tmp_path)
     _, config = read_config(json.loads((tmp_path / "config.json").read_text()))
-    model, _ = empty_model(config, "fsdp", "32-true", CPU, None)
+    model, _ = empty_model(config, "fsdp", "32-true", CPU)
     fsdp.shard(model, two_ranks, CPU, cpu_offload=cpu_offload)
     shares = [parameter.to_local() for parameter in model.parameters() if isinstance(parameter, DTensor)]
     options = LoadOptions(strategy="fsdp", devices=2, cpu_offload=cpu_offload, **PRECISE)  # type: ignore[arg-type]

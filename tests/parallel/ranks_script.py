@@ -12,6 +12,7 @@ import torch
 
 from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
+from mygpt.families import read_config
 from mygpt.loading.build import build
 from mygpt.loading.load import Loaded
 from mygpt.options import LoadOptions
@@ -27,7 +28,9 @@ def main(jobs: Path, results: Path, devices: int) -> None:
     found = {}
     for key, folder, strategy, cpu_offload, kinds, options in json.loads(jobs.read_text()):
         placement = Placement(strategy, (ranks.device,), names, ranks, cpu_offload)
-        model, precision = build(open_checkpoint(Path(folder)), placement, LoadOptions(**options))
+        checkpoint = open_checkpoint(Path(folder))
+        architecture = read_config(checkpoint.config)
+        model, precision = build(checkpoint, *architecture, placement, LoadOptions(**options))
         channel = Channel(ranks)
         if ranks.rank > 0:
             follow(model, channel)

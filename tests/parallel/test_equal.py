@@ -13,6 +13,7 @@ import torch
 
 from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
+from mygpt.families import read_config
 from mygpt.loading.build import build
 from mygpt.loading.load import Loaded
 from mygpt.options import LoadOptions
@@ -46,7 +47,9 @@ class Bench:
 
     def placed(self, chosen: Variant, placement: Placement) -> Answers:
         """The answers in this process."""
-        model, precision = build(open_checkpoint(self.folder(chosen)), placement, LoadOptions(**FLOAT32))
+        checkpoint = open_checkpoint(self.folder(chosen))
+        architecture = read_config(checkpoint.config)
+        model, precision = build(checkpoint, *architecture, placement, LoadOptions(**FLOAT32))
         loaded = Loaded(model, None, frozenset(), ("cpu",), precision, None, load_s=0.0)
         return answers(LLM(loaded), kinds(chosen))
 

@@ -8,11 +8,12 @@ import torch
 
 from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
+from mygpt.families import read_config
 from mygpt.loading.build import build
 from mygpt.loading.load import Loaded
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
-from mygpt.quantize.modes import MODES
+from mygpt.quantize.formats.bnb import MODES
 from tests.parallel.answers import LOGITS, answers
 from tests.parallel.test_equal import on_ranks
 
@@ -25,7 +26,9 @@ def options(mode: str) -> dict[str, Any]:
 
 def logits(folder: Path, mode: str, strategy: str | None, parts: int) -> torch.Tensor:
     placement = Placement(strategy, (CPU,) * parts, ("cpu",) * parts)
-    model, precision = build(open_checkpoint(folder), placement, LoadOptions(**options(mode)))
+    checkpoint = open_checkpoint(folder)
+    architecture = read_config(checkpoint.config)
+    model, precision = build(checkpoint, *architecture, placement, LoadOptions(**options(mode)))
     loaded = Loaded(model, None, frozenset(), placement.names, precision, strategy, load_s=0.0)
     return answers(LLM(loaded), LOGITS)["logits"]
 

@@ -23,11 +23,17 @@ from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES
 from mygpt.parallel.placement import Placement
-from mygpt.quantize.bnb import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.bnb_library import (
+    bitsandbytes,
+    cpu_library,
+    has_fast_cpu_kernel,
+    levels,
+    nested_levels,
+)
+from mygpt.quantize.bnb_matrices import BnbMatrix, EightBit, FourBit
+from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.linear import QuantizedLinear, quantizable, quantized_bytes
 from mygpt.quantize.matmul import MANY_ROWS, from_row_groups, make_products, to_row_groups
-from mygpt.quantize.modes import MODES
-from mygpt.quantize.tensors import EightBit, FourBit, Quantized, quantize
 from tests.families.variants import variant
 from tests.models import write_model
 
@@ -73,12 +79,23 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("llama"), "llama", **SIZES)
 
 
+def test_the_levels_are_bitsandbytes_own() -> None:
+    for quant_type in ("nf4", "fp4"):
+        theirs = functional.get_4bit_type(quant_type, device="cpu")
+        assert levels(quant_type).view(torch.int32).tolist() == theirs.view(torch.int32).tolist()
+    assert torch.equal(nested_levels(), functional.create_dynamic_map())
+
+
+def test_the_fast_kernel_is_found_where_bitsandbytes_finds_it() -> None:
+    assert has_fast_cpu_kernel() == bool(functional.has_avx512bf16())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [(64, 128), (7, 64), (5, 40), (3, 33)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 128), (7, 64), (5, 40), (3, 33), (130, 200)], ids=str)
 @pytest.mark.parametrize("mode", FOUR_BITS)
 def test_four_bits_are_bitsandbytes_own(mode: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     weight = random_matrix(*shape, dtype)
-    ours = quantize(weight, MODES[mode])
+    ours = MODES[mode].quantize(weight)
     rows, state = functional.quantize_4bit(
         weight, quant_type=MODES[mode].quant_type, compress_statistics=MODES[mode].nested
     )
@@ -94,16 +111,16 @@ def test_four_bits_are_bitsandbytes_own(mode: str, shape: tuple[int, int], dtype
 
 def test_a_matrix_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = random_matrix(32, 192)
-    whole = quantize(weight, MODES["bnb.nf4-dq"])
-    monkeypatch.setattr("mygpt.quantize.tensors._CHUNK", 1024)
-    parts = quantize(weight, MODES["bnb.nf4-dq"])
+    whole = MODES["bnb.nf4-dq"].quantize(weight)
+    monkeypatch.setattr("mygpt.quantize.bnb_matrices._CHUNK", 1024)
+    parts = MODES["bnb.nf4-dq"].quantize(weight)
     assert torch.equal(parts.rows, whole.rows)
     assert torch.equal(parts.absmax, whole.absmax)
 
 
 def test_eight_bits_are_bitsandbytes_own() -> None:
     weight = random_matrix(24, 40)
-    ours = quantize(weight, MODES["bnb.int8"])
+    ours = MODES["bnb.int8"].quantize(weight)
     rows, absmax, _ = functional.int8_vectorwise_quant(weight.half())
     assert torch.equal(ours.rows, rows)
     assert torch.equal(ours.absmax, absmax)
@@ -122,9 +139,14 @@ def test_the_layout_of_the_fast_kernel_is_bitsandbytes_own() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(64, 128), (33, 128), (64, 40), (3, 33)], ids=str)
 @pytest.mark.parametrize("mode", MODES)
-def test_products(mode: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("fast", [True, False], ids=["its-kernel", "without-avx512-bf16"])
+def test_products(
+    fast: bool, mode: str, shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fast kernel or not: x of any size, times what the quantized weights stand for."""
-    matrix = quantize(random_matrix(*shape), MODES[mode])
+    if not fast:
+        monkeypatch.setattr("mygpt.quantize.matmul.has_fast_cpu_kernel", lambda: False)
+    matrix = MODES[mode].quantize(random_matrix(*shape))
     weight = matrix.dequantize(torch.float32)
     (product,) = make_products([matrix], dtype)
     for rows in (1, 3, MANY_ROWS, MANY_ROWS + 1):
@@ -136,7 +158,7 @@ def test_products(mode: str, shape: tuple[int, int], dtype: torch.dtype) -> None
 
 def test_eight_bits_in_the_middle_of_a_file() -> None:
     """torch's kernel crashes where rows do not begin at a multiple of 16 bytes."""
-    matrix = quantize(random_matrix(64, 128), MODES["bnb.int8"])
+    matrix = MODES["bnb.int8"].quantize(random_matrix(64, 128))
     elsewhere = torch.empty(64 * 128 + 1, dtype=torch.int8)[1:].view(64, 128).copy_(matrix.rows)
     (product,) = make_products([EightBit(elsewhere, matrix.absmax)], torch.bfloat16)
     x = torch.randn(5, 128).bfloat16()
@@ -149,7 +171,7 @@ def test_the_fast_kernel_called_directly_gives_what_its_operator_gives(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ops, "library", lambda: None)
-    (product,) = make_products([quantize(random_matrix(64, 128), MODES[mode])], torch.bfloat16)
+    (product,) = make_products([MODES[mode].quantize(random_matrix(64, 128))], torch.bfloat16)
     x = torch.randn(3, 128).bfloat16()
     expected = torch.ops.bitsandbytes.gemv_4bit.default(
         x, product.rows, (64, 128), product._absmax_by_columns(), product.levels, 64
@@ -160,7 +182,7 @@ def test_the_fast_kernel_called_directly_gives_what_its_operator_gives(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("columns", [128, 40])
 def test_stacked_parts_are_the_parts(mode: str, columns: int) -> None:
-    parts = [quantize(random_matrix(rows, columns), MODES[mode]) for rows in (32, 64, 8)]
+    parts = [MODES[mode].quantize(random_matrix(rows, columns)) for rows in (32, 64, 8)]
     x = torch.randn(2, columns).bfloat16()
     whole = torch.cat([p.multiply(x) for p in make_products(parts, x.dtype)], -1)
     for part, y in zip(parts, whole.split([32, 64, 8], -1), strict=True):
@@ -171,7 +193,7 @@ def test_stacked_parts_are_the_parts(mode: str, columns: int) -> None:
 def test_shards(mode: str) -> None:
     """A shard of the quantized matrix is the shard quantized, but for nested scales, which see it whole."""
     weight = random_matrix(48, 192)
-    matrix = quantize(weight, MODES[mode])
+    matrix = MODES[mode].quantize(weight)
     for dim, start, length in ((0, 16, 16), (1, 64, 128)):
         shard = matrix.narrow(dim, start, length)
         assert shard.shape == weight.narrow(dim, start, length).shape
@@ -184,19 +206,19 @@ def test_shards(mode: str) -> None:
 
 
 def dequantized(matrix: Tensor, mode: str) -> Tensor:
-    return quantize(matrix.bfloat16(), MODES[mode]).dequantize(torch.float32).to(matrix.dtype)
+    return MODES[mode].quantize(matrix.bfloat16()).dequantize(torch.float32).to(matrix.dtype)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_logits_are_those_of_the_dequantized_weights(folder: Path, mode: str) -> None:
     """Every linear layer is quantized and nothing else: a float32 model of such weights gives the same."""
     llm = load(folder, quantize=mode)
-    assert (llm.loaded.precision, llm.loaded.quantized.mode) == ("bf16-true", mode)
+    assert (llm.loaded.precision, llm.loaded.quantized.scheme) == ("bf16-true", mode)
     plain = load(folder, precision="32-true")
     ids = torch.arange(3 * 20).view(3, 20)
     original = plain.logits(ids)
     for layer in quantizable(plain.loaded.model).values():
-        parts = layer.weight.data.split(list(getattr(layer, "slots", {"": len(layer.weight)}).values()))
+        parts = layer.weight.data.split(list(getattr(layer, "parts", {"": len(layer.weight)}).values()))
         layer.weight.data = torch.cat([dequantized(part, mode) for part in parts])
     assert error(llm.logits(ids), plain.logits(ids)) < ROUNDING
     assert error(llm.logits(ids), original) < 4 * ERROR[mode] + ROUNDING
@@ -265,10 +287,15 @@ def test_a_tied_head_stays_tied(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_bytes_are_known_before_loading(folder: Path, mode: str) -> None:
     checkpoint = open_checkpoint(folder)
+    family, config = read_config(checkpoint.config)
     with torch.device("meta"):
-        meta = GPT(read_config(checkpoint.config)[1])
+        meta = GPT(config)
     model, _ = build(
-        checkpoint, Placement(None, (torch.device("cpu"),), ("cpu",)), LoadOptions(quantize=mode)
+        checkpoint,
+        family,
+        config,
+        Placement(None, (torch.device("cpu"),), ("cpu",)),
+        LoadOptions(quantize=mode),
     )
     for path, layer in quantizable(meta).items():
         loaded = model.get_submodule(path)
@@ -277,13 +304,13 @@ def test_bytes_are_known_before_loading(folder: Path, mode: str) -> None:
         assert loaded.weight_bytes == expected == held, path
 
 
-def same(matrix: Quantized, other: Quantized) -> bool:
+def same(matrix: BnbMatrix, other: BnbMatrix) -> bool:
     return torch.equal(matrix.rows, other.rows) and torch.equal(matrix.absmax, other.absmax)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_stored_is_the_same_as_quantized_on_the_fly(llama: Path, tmp_path: Path, mode: str) -> None:
-    convert(open_checkpoint(llama), tmp_path / "out", mode=MODES[mode])
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES[mode])
     stored, fresh = load(tmp_path / "out"), load(llama, quantize=mode)
     ids = torch.arange(40).view(2, 20)
     assert torch.equal(stored.logits(ids), fresh.logits(ids))
@@ -293,7 +320,7 @@ def test_stored_is_the_same_as_quantized_on_the_fly(llama: Path, tmp_path: Path,
 @pytest.mark.parametrize("mode", MODES)
 def test_fused_matrices_are_stored_fused(folder: Path, tmp_path: Path, mode: str) -> None:
     """Nested scales are then those of the file's matrix, the others the same as of its parts."""
-    convert(open_checkpoint(folder), tmp_path / "out", mode=MODES[mode])
+    convert(open_checkpoint(folder), tmp_path / "out", scheme=MODES[mode])
     ids = torch.arange(40).view(2, 20)
     stored, fresh = load(tmp_path / "out").logits(ids), load(folder, quantize=mode).logits(ids)
     assert error(stored, fresh) < (ERROR[mode] / 4 if MODES[mode].nested else 1e-9)
@@ -323,7 +350,7 @@ def test_a_folder_of_transformers_loads(folder: Path, tmp_path: Path, mode: str)
     theirs.save_pretrained(tmp_path / "saved")
     ids = torch.arange(40).view(2, 20)
     llm = load(tmp_path / "saved", precision="32-true")
-    assert llm.loaded.quantized.mode == mode
+    assert llm.loaded.quantized.scheme == mode
     with torch.no_grad():
         assert error(llm.logits(ids), theirs(ids).logits) < (ROUNDING if mode == "bnb.int8" else 0.005)
 
@@ -331,7 +358,7 @@ def test_a_folder_of_transformers_loads(folder: Path, tmp_path: Path, mode: str)
 @pytest.mark.parametrize("folder", QUANTIZED_BY_TRANSFORMERS, indirect=True)
 @pytest.mark.parametrize("mode", MODES)
 def test_transformers_loads_our_folders(folder: Path, tmp_path: Path, mode: str) -> None:
-    convert(open_checkpoint(folder), tmp_path / "out", dtype=torch.float32, mode=MODES[mode])
+    convert(open_checkpoint(folder), tmp_path / "out", dtype=torch.float32, scheme=MODES[mode])
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", device_map="cpu").eval()
     assert theirs.dtype == torch.float32
     ids = torch.arange(40).view(2, 20)
@@ -341,14 +368,14 @@ def test_transformers_loads_our_folders(folder: Path, tmp_path: Path, mode: str)
 
 
 def test_another_mode_than_the_stored_one_is_refused(llama: Path, tmp_path: Path) -> None:
-    convert(open_checkpoint(llama), tmp_path / "out", mode=MODES["bnb.nf4"])
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES["bnb.nf4"])
     with pytest.raises(InputError, match=r"bnb\.int8: .* is stored as bnb\.nf4 already"):
         load(tmp_path / "out", quantize="bnb.int8")
     load(tmp_path / "out", quantize="bnb.nf4")
 
 
 def test_a_broken_stored_matrix_is_refused(llama: Path, tmp_path: Path) -> None:
-    convert(open_checkpoint(llama), tmp_path / "out", mode=MODES["bnb.nf4"])
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES["bnb.nf4"])
     file = tmp_path / "out" / "model.safetensors"
     weights = load_file(file)
     name = "model.layers.0.mlp.down_proj.weight"
@@ -369,18 +396,37 @@ def test_other_formats_are_refused(llama: Path, tmp_path: Path) -> None:
             read_config(config | {"quantization_config": quantization})
 
 
-def test_importing_bitsandbytes_is_quick_and_silent(llama: Path) -> None:
-    """It wraps functions in torch.compile, whose import takes longer than a small model takes to load."""
+@pytest.mark.parametrize("fast", [True, False], ids=["its-kernel", "without-avx512-bf16"])
+def test_quantizing_on_a_cpu_is_quick_and_silent(llama: Path, fast: bool) -> None:
+    """bitsandbytes and its operators import torch's compiler, which takes longer than a small model takes to load."""
     code = f"""
 import sys
 from mygpt import LLM
-LLM.load({str(llama)!r}, quantize="bnb.nf4", accelerator="cpu").generate_ids([1, 2], max_new_tokens=2)
-assert "torch._dynamo" not in sys.modules
-import torch
-assert torch.compile.__module__ == "torch"
+from mygpt.quantize import matmul
+if not {fast}:
+    matmul.has_fast_cpu_kernel = lambda: False
+for mode in {[*MODES]}:
+    llm = LLM.load({str(llama)!r}, quantize=mode, accelerator="cpu")
+    assert llm.generate_ids([1, 2], max_new_tokens=2)
+    assert not {{"torch._dynamo", "bitsandbytes"}} & {{*sys.modules}}, mode
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_bitsandbytes_is_silent() -> None:
+    """It warns of kernels that could be downloaded."""
+    code = "from mygpt.quantize.bnb_library import bitsandbytes; bitsandbytes()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_missing_bitsandbytes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu_library.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"need bitsandbytes, which is not installed; pip install"):
+        cpu_library()
+    cpu_library.cache_clear()
 
 
 def test_plain_models_do_not_wait_for_bitsandbytes(llama: Path) -> None:

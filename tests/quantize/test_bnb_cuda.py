@@ -13,11 +13,10 @@ from mygpt.loading.build import build
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
-from mygpt.quantize.bnb import bitsandbytes
+from mygpt.quantize.bnb_library import bitsandbytes
+from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.linear import quantizable, quantized_bytes
 from mygpt.quantize.matmul import make_products
-from mygpt.quantize.modes import MODES
-from mygpt.quantize.tensors import quantize
 from tests.models import write_model
 from tests.quantize.test_bnb import ERROR, FAMILY_SIZES, FOUR_BITS, ROUNDING, error, random_matrix
 
@@ -42,7 +41,7 @@ def test_four_bits_are_bitsandbytes_own(mode: str) -> None:
     rows, state = functional.quantize_4bit(
         weight, quant_type=MODES[mode].quant_type, compress_statistics=MODES[mode].nested
     )
-    ours = quantize(weight, MODES[mode])
+    ours = MODES[mode].quantize(weight)
     assert torch.equal(ours.rows.flatten(), rows.flatten())
     assert torch.equal(ours.absmax.flatten(), state.absmax)
 
@@ -50,7 +49,7 @@ def test_four_bits_are_bitsandbytes_own(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("columns", [128, 40])
 def test_products(mode: str, columns: int) -> None:
-    parts = [quantize(random_matrix(rows, columns).cuda(), MODES[mode]) for rows in (32, 64, 8)]
+    parts = [MODES[mode].quantize(random_matrix(rows, columns).cuda()) for rows in (32, 64, 8)]
     for rows in (1, 3, 100):
         x = torch.randn(rows, columns, device="cuda").bfloat16()
         y = torch.cat([product.multiply(x) for product in make_products(parts, x.dtype)], -1)
@@ -67,7 +66,7 @@ def test_a_layer_gives_what_fabrics_gives(mode: str) -> None:
     model[0].weight.data = weight
     plugin = BitsandbytesPrecision(mode.removeprefix("bnb."), dtype=torch.bfloat16)
     theirs = plugin.convert_module(model).cuda()
-    (product,) = make_products([quantize(weight.cuda(), MODES[mode])], torch.bfloat16)
+    (product,) = make_products([MODES[mode].quantize(weight.cuda())], torch.bfloat16)
     x = torch.randn(5, 128, device="cuda").bfloat16()
     assert torch.equal(product.multiply(x), theirs(x))
 
@@ -83,7 +82,7 @@ def test_logits_are_near_the_cpus(folder: Path, mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_stored_folder_runs(folder: Path, tmp_path: Path, mode: str) -> None:
     """Quantized on the CPU, whose rounding of a tie may be another than the GPU's."""
-    convert(open_checkpoint(folder), tmp_path / "out", mode=MODES[mode])
+    convert(open_checkpoint(folder), tmp_path / "out", scheme=MODES[mode])
     ids = torch.arange(40).view(2, 20)
     stored = LLM.load(str(tmp_path / "out"), accelerator="cuda")
     fresh = LLM.load(str(folder), quantize=mode, accelerator="cuda")
@@ -93,10 +92,13 @@ def test_a_stored_folder_runs(folder: Path, tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_bytes_are_known_before_loading(folder: Path, mode: str) -> None:
     checkpoint = open_checkpoint(folder)
+    family, config = read_config(checkpoint.config)
     with torch.device("meta"):
-        meta = GPT(read_config(checkpoint.config)[1])
+        meta = GPT(config)
     model, _ = build(
         checkpoint,
+        family,
+        config,
         Placement(None, (torch.device("cuda"),), ("cuda",)),
         LoadOptions(precision="bf16-true", quantize=mode),
     )

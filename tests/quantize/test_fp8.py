@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from mygpt import LLM
 from mygpt.errors import InputError
-from mygpt.quantize.fp8 import dequantize, dequantized
+from mygpt.quantize.formats.fp8 import dequantize, dequantized
 from tests.families.variants import variant
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from mygpt import LLM
 from mygpt.errors import InputError
-from mygpt.quantize.mxfp4 import dequantize, dequantized
+from mygpt.quantize.formats.mxfp4 import dequantize, dequantized
 from tests.families.variants import WINDOW, Variant
 
 CPU = torch.device("cpu")

@@ -10,23 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as GGMLType
-from gguf.quants import dequantize
 from torch import Tensor
 
+from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.gguf.header import GGUFHeader, GGUFTensor, read_header
 from mygpt.checkpoint.gguf.tokenizer import build_tokenizer
-from mygpt.checkpoint.open import Checkpoint
 from mygpt.errors import InputError
+from mygpt.quantize.schemes import ggml_scheme
 
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer
 
 _PLAIN = {GGMLType.F32: torch.float32, GGMLType.F16: torch.float16, GGMLType.BF16: torch.bfloat16}
-_QUANTIZED = {
-    *(GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q5_0, GGMLType.Q5_1, GGMLType.Q8_0),
-    *(GGMLType.Q2_K, GGMLType.Q3_K, GGMLType.Q4_K, GGMLType.Q5_K, GGMLType.Q6_K),
-}
-_CHUNK = 1 << 17  # elements dequantized at a time: fast in cache, measured from 2^14 to 2^20
 
 _ROPE_DIVISORS = "rope_freqs.weight"  # becomes part of the config
 _ROPE_TABLE = ".attn_rot_embd.weight"  # of old files: what rope computes, so it is skipped
@@ -116,7 +111,7 @@ class GGUFCheckpoint(Checkpoint):
                 f"{self.path} is one part of a split file; merge them with `llama-gguf-split --merge`"
             )
         for tensor in self._header.tensors:
-            if tensor.type not in _PLAIN and tensor.type not in _QUANTIZED:
+            if tensor.type not in _PLAIN and ggml_scheme(tensor.type.name) is None:
                 self._refuse(f"the type {tensor.type.name} of its tensor {tensor.name} is not supported")
 
     def _refuse(self, reason: str) -> None:
@@ -266,18 +261,9 @@ def _read(path: Path, tensor: GGUFTensor) -> Tensor:
     data = np.memmap(path, np.uint8, mode="c", offset=tensor.offset, shape=(tensor.nbytes,))
     if tensor.type in _PLAIN:
         return torch.from_numpy(data).view(_PLAIN[tensor.type]).view(tensor.shape)
-    return _dequantize(data.view(np.ndarray), tensor)
-
-
-def _dequantize(data: np.ndarray[Any, Any], tensor: GGUFTensor) -> Tensor:
-    """Chunk by chunk, so that numpy's intermediates stay in cache. (Two threads were no faster.)"""
-    out = torch.empty(tensor.shape)
-    values = out.numpy().reshape(-1)
-    chunk_bytes = _CHUNK * tensor.nbytes // values.size
-    for number, start in enumerate(range(0, tensor.nbytes, chunk_bytes)):
-        chunk = dequantize(data[None, start : start + chunk_bytes], tensor.type)[0]
-        values[number * _CHUNK :][: chunk.size] = chunk
-    return out
+    scheme = ggml_scheme(tensor.type.name)
+    assert scheme is not None, "of another type the file was refused"
+    return scheme.decode(data.view(np.ndarray), tensor.type.name, tensor.shape)
 
 
 def _unpermute(weight: Tensor, n_heads: int) -> Tensor:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mygpt.errors import InputError
+from mygpt.quantize.schemes import Scheme, TensorFile, register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # E2M1: a sign bit, two of exponent, one of mantissa.
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -22,6 +24,22 @@ _PAIRS = [(FP4_VALUES[byte & 15], FP4_VALUES[byte >> 4]) for byte in range(256)]
 _SCALES = [*(2.0**exponent for exponent in range(-127, 128)), math.nan]  # E8M0
 _BYTES = 16  # of a group
 _PARTS = ("blocks", "scales")
+
+
+@register
+class MXFP4(Scheme):
+    """Experts in MXFP4, dequantized while they are loaded.
+
+    A pair holds the matrices of all experts of a layer, under a name that gpt-oss alone has.
+    """
+
+    name = "mxfp4"
+    methods = ("mxfp4",)
+    model_types = ("gpt_oss",)
+
+    def tensors(self, file: TensorFile, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        """In bfloat16, expert by expert."""
+        return dequantized(file.tensors(), device)
 
 
 def dequantized(tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[tuple[str, Tensor]]:
@@ -61,6 +79,9 @@ def dequantize(blocks: Tensor, scales: Tensor) -> Tensor:
 
     Bfloat16 holds every product of the two exactly.
     """
+    import torch
+    import torch.nn.functional as F
+
     pairs = torch.tensor(_PAIRS, dtype=torch.bfloat16, device=blocks.device)
     powers = torch.tensor(_SCALES, dtype=torch.bfloat16, device=blocks.device)
     groups = F.embedding(blocks.int(), pairs).flatten(-2)  # (R, G, 32); twice as fast as by index
@@ -68,6 +89,8 @@ def dequantize(blocks: Tensor, scales: Tensor) -> Tensor:
 
 
 def _check(base: str, blocks: Tensor, scales: Tensor) -> None:
+    import torch
+
     bytes_ = {blocks.dtype, scales.dtype} == {torch.uint8}
     if not bytes_ or blocks.ndim != 4 or blocks.shape != (*scales.shape, _BYTES):
         told = [

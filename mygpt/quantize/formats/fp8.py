@@ -6,15 +6,41 @@ Numbers are E4M3 (arXiv:2209.05433); each block of 128 by 128 of a matrix shares
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mygpt.errors import InputError
+from mygpt.quantize.schemes import Scheme, TensorFile, register
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BLOCK = 128  # rows, and columns
 _SUFFIX = "_scale_inv"
+
+
+@register
+class FP8(Scheme):
+    """FP8 in blocks, dequantized while it is loaded."""
+
+    name = "fp8"
+    methods = ("fp8",)
+
+    @classmethod
+    def read(cls, quantization: Mapping[str, Any], source: str) -> FP8:
+        """Source: `FineGrainedFP8Config` of transformers."""
+        number, block = quantization.get("fmt", "e4m3"), quantization.get("weight_block_size", [BLOCK, BLOCK])
+        if number != "e4m3" or block != [BLOCK, BLOCK]:
+            raise InputError(
+                f"{source}: FP8 weights in {number} with 'weight_block_size' {block} are not supported, only e4m3 in "
+                f"blocks of {BLOCK} by {BLOCK}; use an unquantized one"
+            )
+        return cls()
+
+    def tensors(self, file: TensorFile, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        """In float32."""
+        return dequantized(file.tensors(), device)
 
 
 def dequantized(tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[tuple[str, Tensor]]:
@@ -25,6 +51,8 @@ def dequantized(tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> 
     Raises:
         InputError: one of a pair is missing, or they do not fit each other.
     """
+    import torch
+
     waiting: dict[str, Tensor] = {}
     for name, tensor in tensors:
         base = name.removesuffix(_SUFFIX)
@@ -50,6 +78,8 @@ def dequantize(weight: Tensor, scales: Tensor) -> Tensor:
 
 
 def _check(name: str, weight: Tensor, scales: Tensor) -> None:
+    import torch
+
     blocks = tuple(math.ceil(size / BLOCK) for size in weight.shape)
     fits = weight.dtype is torch.float8_e4m3fn and weight.ndim == 2 and scales.shape == blocks
     if not fits or not scales.is_floating_point():

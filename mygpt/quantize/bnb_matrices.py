@@ -1,27 +1,31 @@
-"""Quantized matrices, as bitsandbytes makes them: values that can be moved, cut by rows and stacked.
+"""Matrices as bitsandbytes makes them, packed: see `mygpt.quantize.packed` for what they can do.
 
 Shapes: N rows (outputs), K columns (inputs). A block is `block_size` weights of the matrix read row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mygpt.errors import InputError
-from mygpt.quantize.bnb import bitsandbytes
-from mygpt.quantize.modes import Mode
+from mygpt.quantize.bnb_library import (
+    bitsandbytes,
+    dequantize_4bit,
+    levels,
+    nested_levels,
+    quantize_8bit,
+)
+from mygpt.quantize.packed import RowSplit
 
 BLOCK_SIZE = 64
 NESTED_BLOCK_SIZE = 256
 # Weights quantized at a time on the CPU, so that what they become on the way stays in its caches.
 _CHUNK = 1 << 18
-
-Cut: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # rows (N, …) to groups of rows
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class FourBit:
         return self.shape[1] % self.block_size == 0
 
     @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.rows.device
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
         return self.rows.nbytes + self.absmax.nbytes + (self.nested.nbytes if self.nested else 0)
@@ -76,14 +85,12 @@ class FourBit:
         """The same with the blocks' scales in float32."""
         if self.nested is None:
             return self
-        bitsandbytes()
-        nested = self.nested
-        absmax = torch.ops.bitsandbytes.dequantize_blockwise.default(
-            self.absmax, nested.absmax, nested.levels, NESTED_BLOCK_SIZE, torch.float32
-        )
-        return replace(self, absmax=absmax + nested.offset, nested=None)
+        nested, codes = self.nested, self.absmax.flatten()
+        scales = nested.absmax.repeat_interleave(NESTED_BLOCK_SIZE)[: len(codes)]
+        absmax = (nested.levels[codes.int()] * scales + nested.offset).view(self.absmax.shape)
+        return replace(self, absmax=absmax, nested=None)
 
-    def cut(self, cut: Cut) -> list[FourBit]:
+    def split_rows(self, split: RowSplit) -> list[FourBit]:
         """Groups of rows, by any function that picks rows."""
         if not self.whole_rows:
             raise InputError(
@@ -93,7 +100,7 @@ class FourBit:
         flat = self.flat()
         return [
             replace(flat, shape=torch.Size((len(rows), self.shape[1])), rows=rows, absmax=absmax)
-            for rows, absmax in zip(cut(flat.rows), cut(flat.absmax), strict=True)
+            for rows, absmax in zip(split(flat.rows), split(flat.absmax), strict=True)
         ]
 
     def narrow(self, dim: int, start: int, length: int) -> FourBit:
@@ -103,7 +110,7 @@ class FourBit:
             InputError: the shard would begin or end within a block.
         """
         if dim == 0:
-            return self.cut(lambda part: [part.narrow(0, start, length)])[0]
+            return self.split_rows(lambda part: [part.narrow(0, start, length)])[0]
         if start % self.block_size or length % self.block_size or not self.whole_rows:
             raise InputError(
                 f"stored 4-bit weights come in blocks of {self.block_size} columns, so {self.shape[1]} of them "
@@ -119,6 +126,9 @@ class FourBit:
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The matrix (N, K) in floats."""
+        if not self.rows.is_cuda:
+            absmax = self.flat().absmax
+            return dequantize_4bit(self.rows, absmax, self.block_size, self.quant_type, self.shape, dtype)
         bitsandbytes()
         weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
             self.rows.reshape(-1, 1),
@@ -144,6 +154,11 @@ class EightBit:
         return self.rows.shape
 
     @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.rows.device
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
         return self.rows.nbytes + self.absmax.nbytes
@@ -152,9 +167,9 @@ class EightBit:
         """The same on a device; `dtype` is that of weights which are not quantized, and means nothing here."""
         return EightBit(self.rows.to(device), self.absmax.to(device))
 
-    def cut(self, cut: Cut) -> list[EightBit]:
+    def split_rows(self, split: RowSplit) -> list[EightBit]:
         """Groups of rows, by any function that picks rows."""
-        pairs = zip(cut(self.rows), cut(self.absmax[:, None]), strict=True)
+        pairs = zip(split(self.rows), split(self.absmax[:, None]), strict=True)
         return [EightBit(rows, absmax.flatten()) for rows, absmax in pairs]
 
     def narrow(self, dim: int, start: int, length: int) -> EightBit:
@@ -167,22 +182,23 @@ class EightBit:
         return (self.rows * (self.absmax[:, None] / 127)).to(dtype)
 
 
-Quantized: TypeAlias = FourBit | EightBit
+BnbMatrix: TypeAlias = FourBit | EightBit
 
 
-def quantize(weight: Tensor, mode: Mode) -> Quantized:
-    """A matrix (N, K) of floats in a mode, bit for bit as bitsandbytes' `quantize_4bit` or `int8_vectorwise_quant`."""
-    functional = bitsandbytes().functional
-    if mode.quant_type == "int8":
-        rows, absmax, _ = functional.int8_vectorwise_quant(weight.half())
-        return EightBit(rows, absmax)
-    rows, absmax = _quantize_blocks(weight.contiguous().flatten(), mode.quant_type)
-    nested = None
-    if mode.nested:
+def quantize(weight: Tensor, quant_type: str, *, nested: bool = False) -> BnbMatrix:
+    """A matrix (N, K) of floats, quantized bit for bit as by `quantize_4bit` or `int8_vectorwise_quant`.
+
+    `quant_type` is nf4, fp4 or int8; with `nested`, the scales of 4-bit blocks are in 8 bits.
+    """
+    if quant_type == "int8":
+        return _quantize_rows(weight.half())
+    rows, absmax = _quantize_blocks(weight.contiguous().flatten(), quant_type)
+    scales = None
+    if nested:
         offset = absmax.mean()
-        absmax, state = functional.quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK_SIZE)
-        nested = Nested(state.absmax, state.code, offset)
-    return four_bit(weight.shape, mode.quant_type, rows, absmax, nested)
+        absmax, nested_absmax = _quantize_scales(absmax - offset)
+        scales = Nested(nested_absmax, nested_levels().to(weight.device), offset)
+    return four_bit(weight.shape, quant_type, rows, absmax, scales)
 
 
 def four_bit(
@@ -200,22 +216,51 @@ def four_bit(
     return FourBit(shape, quant_type, rows, absmax, nested, block_size)
 
 
+def _quantize_rows(weight: Tensor) -> EightBit:
+    """What bitsandbytes' `int8_vectorwise_quant` makes of a float16 matrix."""
+    if weight.is_cuda:
+        rows, absmax, _ = bitsandbytes().functional.int8_vectorwise_quant(weight)
+        return EightBit(rows, absmax)
+    absmax = weight.abs().amax(dim=1).float()
+    return EightBit(torch.round(weight * (127.0 / absmax[:, None])).to(torch.int8), absmax)
+
+
+def _quantize_scales(absmax: Tensor) -> tuple[Tensor, Tensor]:
+    """What bitsandbytes' `quantize_blockwise` makes of the scales of 4-bit blocks."""
+    if absmax.is_cuda:
+        codes, state = bitsandbytes().functional.quantize_blockwise(absmax, blocksize=NESTED_BLOCK_SIZE)
+        return codes, state.absmax
+    return quantize_8bit(absmax, NESTED_BLOCK_SIZE)
+
+
 def _quantize_blocks(weights: Tensor, quant_type: str) -> tuple[Tensor, Tensor]:
     """What bitsandbytes' `quantize_4bit` makes of flat weights; on a CPU in half the time."""
-    levels = bitsandbytes().functional.get_4bit_type(quant_type, device="cpu")
-    if weights.is_cuda or weights.numel() % BLOCK_SIZE:
+    if weights.is_cuda:
+        bitsandbytes()
         operator = torch.ops.bitsandbytes.quantize_4bit.default
         rows, absmax = operator(weights, BLOCK_SIZE, quant_type, torch.uint8)
         return rows, absmax
-    rows = torch.empty(weights.numel() // 2, dtype=torch.uint8)
-    absmax = torch.empty(weights.numel() // BLOCK_SIZE)
-    for start in range(0, weights.numel(), _CHUNK):
-        chunk = weights[start : start + _CHUNK].float().view(-1, BLOCK_SIZE)
+    size = weights.numel()
+    whole = size - size % BLOCK_SIZE
+    rows = torch.empty(-(-size // 2), dtype=torch.uint8)
+    absmax = torch.empty(-(-size // BLOCK_SIZE))
+    for start in range(0, whole, _CHUNK):
+        chunk = weights[start : min(start + _CHUNK, whole)].float().view(-1, BLOCK_SIZE)
         largest = absmax[start // BLOCK_SIZE :][: len(chunk)]
         torch.amax(chunk.abs(), dim=-1, out=largest)
-        codes = _nearest(chunk * (1.0 / largest.clamp(min=1e-38))[:, None], levels).flatten()
-        torch.bitwise_or(codes[::2] << 4, codes[1::2], out=rows[start // 2 :][: len(codes) // 2])
+        scaled = chunk * (1.0 / largest.clamp(min=1e-38))[:, None]
+        _encode(scaled, quant_type, rows[start // 2 :][: scaled.numel() // 2])
+    if whole < size:  # a last block of fewer weights
+        rest = weights[whole:].float()
+        absmax[-1] = rest.abs().max().clamp(min=1e-38)
+        _encode(F.pad(rest / absmax[-1], (0, size % 2)), quant_type, rows[whole // 2 :])
     return rows, absmax
+
+
+def _encode(scaled: Tensor, quant_type: str, out: Tensor) -> None:
+    """Numbers from -1 to 1 to bytes of two codes each."""
+    codes = _nearest(scaled, levels(quant_type)).flatten()
+    torch.bitwise_or(codes[::2] << 4, codes[1::2], out=out)
 
 
 def _nearest(values: Tensor, levels: Tensor) -> Tensor:

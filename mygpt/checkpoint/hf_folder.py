@@ -1,0 +1,75 @@
+"""A folder as the Hugging Face Hub has it, as a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.index import TOKENIZER_FILES
+from mygpt.checkpoint.weight_files import file_tensors, weight_files
+from mygpt.errors import InputError
+from mygpt.json_files import read_json
+
+if TYPE_CHECKING:
+    from mygpt.text.tokenizer import Tokenizer
+
+
+class HFFolder(Checkpoint):
+    """A folder as the Hub has it: `config.json`, and safetensors or `.bin` files, single or sharded.
+
+    Safetensors are mapped into memory, not read: what the consumer keeps as it is costs no memory of its own, and
+    what it casts or moves is gone when it drops the tensor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the configuration and the list of weight files.
+
+        Raises:
+            InputError: they are missing or broken.
+        """
+        self.path = path
+        if not (path / "config.json").is_file():
+            raise InputError(_why_no_config(path))
+        self.config = read_json(path / "config.json")
+        self.generation_config = read_json(path / "generation_config.json")
+        self._files = weight_files(path)
+        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights, file by file, in the order of their places."""
+        for file, names in self._files.items():
+            yield from file_tensors(file, names)
+
+    def shapes(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """The shape and type of each tensor, found once."""
+        self._shapes = self._shapes or super().shapes()
+        return self._shapes
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the folder's files; None where there are none."""
+        from mygpt.text.tokenizer import Tokenizer
+
+        return Tokenizer.from_folder(self.path) if self._tokenizer_files() else None
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Copy the folder's files."""
+        for file in self._tokenizer_files():
+            shutil.copyfile(file, folder / file.name)
+
+    def _tokenizer_files(self) -> list[Path]:
+        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+
+
+def _why_no_config(folder: Path) -> str:
+    gguf = sorted(folder.glob("*.gguf"))
+    if gguf:
+        return (
+            f"{folder} holds GGUF files, no Hugging Face model; pass the file itself, for example {gguf[0]}"
+        )
+    return f"{folder} has no config.json; pass a folder that holds a Hugging Face model"

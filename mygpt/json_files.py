@@ -1,0 +1,24 @@
+"""Read the JSON files of a repository."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mygpt.errors import InputError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object; {} where there is no such file.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a JSON object: download it again")
+    return content
