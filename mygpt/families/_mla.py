@@ -10,32 +10,32 @@ from mygpt.families import _interleaved, _moe, llama
 from mygpt.families._base import Split
 from mygpt.families._fields import Fields
 from mygpt.families._rope import yarn_score_factor
-from mygpt.model.config import Config, LatentConfig, MoEConfig, RouterType
+from mygpt.model.config import Config, MLAConfig, MoEConfig, RouterType
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def read_latent(fields: Fields) -> Config:
+def read_mla(fields: Fields) -> Config:
     """The configuration of a model of latent attention, but for its experts."""
-    latent = LatentConfig(
-        rank=fields.integer("kv_lora_rank", 512),
-        plain_dim=fields.integer("qk_nope_head_dim", 128),
-        rotated_dim=fields.integer("qk_rope_head_dim", 64),
-        value_dim=fields.integer("v_head_dim", 128),
-        query_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: none
+    mla = MLAConfig(
+        kv_lora_rank=fields.integer("kv_lora_rank", 512),
+        qk_nope_head_dim=fields.integer("qk_nope_head_dim", 128),
+        qk_rope_head_dim=fields.integer("qk_rope_head_dim", 64),
+        v_head_dim=fields.integer("v_head_dim", 128),
+        q_lora_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: none
         interleaved=fields.flag("rope_interleave", True),
     )
     n_heads = fields.integer("num_attention_heads")
     if fields.integer("num_key_value_heads", n_heads) != n_heads:
         raise fields.error("num_key_value_heads", f"'num_attention_heads' ({n_heads})")
     # All of Llama's head is rotated; here it is a part of the head.
-    config = llama.read_llama(Fields({**fields.raw, "head_dim": latent.rotated_dim}, fields.source))
-    if config.rope.dim != latent.rotated_dim:
+    config = llama.read_llama(Fields({**fields.raw, "head_dim": mla.qk_rope_head_dim}, fields.source))
+    if config.rope.dim != mla.qk_rope_head_dim:
         raise InputError(f"{fields.source}: 'partial_rotary_factor' is not supported with latent attention")
-    head_dim = latent.plain_dim + latent.rotated_dim
+    head_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim
     scale = head_dim**-0.5 * yarn_score_factor(fields, config.rope)
-    return replace(config, head_dim=head_dim, latent=latent, attention_scale=scale, mlp_bias=False)
+    return replace(config, head_dim=head_dim, mla=mla, attention_scale=scale, mlp_bias=False)
 
 
 def read_deepseek_moe(
@@ -88,30 +88,30 @@ def require(fields: Fields, key: str, *known: str) -> str:
 
 def split_queries(tensor: Tensor, config: Config) -> tuple[Tensor]:
     """(heads of plain then rotated rows, …) with the rotated rows as `rotate` takes them."""
-    assert config.latent is not None
-    return _by_halves(tensor, config.latent, config.head_dim)
+    assert config.mla is not None
+    return _by_halves(tensor, config.mla, config.head_dim)
 
 
-def split_latent(tensor: Tensor, config: Config) -> tuple[Tensor]:
+def split_kv_down(tensor: Tensor, config: Config) -> tuple[Tensor]:
     """(latent rows, then rotated ones of the key, …), which may be a bias, as `split_queries`."""
-    assert config.latent is not None
-    return _by_halves(tensor, config.latent, config.latent.rank + config.latent.rotated_dim)
+    assert config.mla is not None
+    return _by_halves(tensor, config.mla, config.mla.kv_lora_rank + config.mla.qk_rope_head_dim)
 
 
-def _by_halves(tensor: Tensor, latent: LatentConfig, size: int) -> tuple[Tensor]:
+def _by_halves(tensor: Tensor, mla: MLAConfig, size: int) -> tuple[Tensor]:
     """The last rows of each `size` are those that are rotated."""
-    if not latent.interleaved:
+    if not mla.interleaved:
         return (tensor,)
-    plain = size - latent.rotated_dim
-    order = [*range(plain), *(plain + i for i in _interleaved.halves(latent.rotated_dim))]
+    plain = size - mla.qk_rope_head_dim
+    order = [*range(plain), *(plain + i for i in _interleaved.halves(mla.qk_rope_head_dim))]
     return (tensor.view(-1, size, *tensor.shape[1:])[:, order].view(tensor.shape),)
 
 
 def split_keys_values(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """(heads of plain key then value rows, latent) to all heads' keys and all values."""
-    assert config.latent is not None
+    assert config.mla is not None
     heads = tensor.view(config.n_heads, -1, tensor.shape[1])
-    plain = config.latent.plain_dim
+    plain = config.mla.qk_nope_head_dim
     return heads[:, :plain].flatten(0, 1), heads[:, plain:].flatten(0, 1)
 
 
@@ -124,7 +124,7 @@ NAMES: dict[str, str | Split] = {
     "model.layers.{i}.self_attn.q_a_layernorm.weight": f"{_ATTENTION}.q.norm.weight",
     "model.layers.{i}.self_attn.q_b_proj.weight": Split((f"{_ATTENTION}.q.up.weight",), split_queries),
     "model.layers.{i}.self_attn.kv_a_proj_with_mqa.{p}": Split(
-        (f"{_ATTENTION}.kv_down.{{p}}",), split_latent
+        (f"{_ATTENTION}.kv_down.{{p}}",), split_kv_down
     ),
     "model.layers.{i}.self_attn.kv_a_layernorm.weight": f"{_ATTENTION}.kv_norm.weight",
     "model.layers.{i}.self_attn.kv_b_proj.weight": Split(

@@ -25,7 +25,7 @@ def _read_config(fields: Fields) -> Config:
     fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
     _mla.require(fields, "scoring_func", "sigmoid")
     _mla.require(fields, "topk_method", "noaux_tc")
-    config = _mla.read_latent(fields)
+    config = _mla.read_mla(fields)
     moe = _mla.read_deepseek_moe(fields, config.n_layers, "sigmoid", grouped=True)
     if moe.n_experts < 2 * moe.n_groups:  # a group counts for as much as its best two
         raise fields.error("n_group", f"at most half of 'n_routed_experts' ({moe.n_experts})")

@@ -91,10 +91,10 @@ def _attention_bytes(
     new = min(work.prompt_tokens, PREFILL_CHUNK)
     masked = new < work.prompt_tokens or config.attention_sinks or any(0 < w < new for w in config.windows)
     grouped = masked and device_type == "cuda" and config.n_kv_heads < config.n_heads
-    written_out = config.attention_softcap is not None or config.latent is not None or grouped
+    written_out = config.attention_softcap is not None or config.mla is not None or grouped
     output = layer.get_submodule("attention.output")
     assert isinstance(output, Linear)
-    heads = output.in_features // (config.latent.value_dim if config.latent else config.head_dim)
+    heads = output.in_features // (config.mla.v_head_dim if config.mla else config.head_dim)
     pairs = work.batch_size * new * work.prompt_tokens
     total = pairs * (2 + itemsize) if masked or written_out else 0
     if written_out:

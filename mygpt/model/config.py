@@ -61,14 +61,14 @@ class MoEConfig:
 
 
 @dataclass(frozen=True)
-class LatentConfig:
+class MLAConfig:
     """Multi-head latent attention: keys and values of all heads are made from one latent per token."""
 
-    rank: int  # dimensions of the latent
-    plain_dim: int  # dimensions of a head's queries and keys that are not rotated
-    rotated_dim: int  # those that are; their key is the same for all heads
-    value_dim: int  # of a head's values
-    query_rank: int = 0  # dimensions that queries are projected through; 0: they are projected directly
+    kv_lora_rank: int  # dimensions of the latent
+    qk_nope_head_dim: int  # dimensions of a head's queries and keys that are not rotated
+    qk_rope_head_dim: int  # those that are; their key is the same for all heads
+    v_head_dim: int  # of a head's values
+    q_lora_rank: int = 0  # dimensions that queries are projected through; 0: they are projected directly
     norm_eps: float = 1e-6  # of the latents' norms
     interleaved: bool = True  # in the file, the two rows of a rotated pair stand side by side
 
@@ -101,7 +101,7 @@ class Config:
     shared_norm: bool = False  # parallel residual only: one norm feeds attention and MLP
     mlp: Literal["gated", "plain"] = "gated"
     moe: MoEConfig | None = None  # in place of the MLP, in the layers that it names
-    latent: LatentConfig | None = None  # attention is over latents
+    mla: MLAConfig | None = None  # attention is over latents
     activation: Activation = "silu"
     clamped_swiglu: ClampedSwiGLU | None = None  # in place of the gated MLP's activation and product
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another

@@ -245,7 +245,7 @@ BLOCKS: dict[Residual, type[nn.Module]] = {
 
 def make_attention(config: Config, index: int) -> nn.Module:
     """The kind of attention that the configuration asks for in a layer."""
-    return Attention(config, index) if config.latent is None else LatentAttention(config, index)
+    return Attention(config, index) if config.mla is None else LatentAttention(config, index)
 
 
 def make_mlp(config: Config, index: int) -> nn.Module:

@@ -239,7 +239,7 @@ def check_divisible(config: Config, world_size: int) -> None:
 
 def device_counts(config: Config, largest: int = 8) -> list[int]:
     """How many ranks a model can be shared out over, up to 8, or to `largest` where that is more."""
-    heads = 0 if config.latent is not None else config.n_kv_heads
+    heads = 0 if config.mla is not None else config.n_kv_heads
     return [
         count
         for count in range(1, max(8, largest) + 1)
@@ -250,7 +250,7 @@ def device_counts(config: Config, largest: int = 8) -> list[int]:
 
 def _shared_sizes(config: Config) -> dict[str, int]:
     sizes = {"heads": config.n_heads}
-    if config.latent is None:
+    if config.mla is None:
         sizes["key-value heads"] = config.n_kv_heads
     moe = config.moe
     if moe is None or len(moe.layers) < config.n_layers:
