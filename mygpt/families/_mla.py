@@ -42,36 +42,37 @@ def read_deepseek_moe(
     fields: Fields, n_layers: int, router: RouterType, *, grouped: bool, per_token: int | None = None
 ) -> MoEConfig:
     """The experts of DeepSeek's configurations, whose numbers the family gives defaults for."""
-    n_experts, n_chosen = _moe.read_experts(fields, "n_routed_experts", per_token=per_token)
-    n_groups, n_groups_chosen = _read_groups(fields, n_experts, n_chosen) if grouped else (1, 1)
+    n_experts, num_experts_per_tok = _moe.read_experts(fields, "n_routed_experts", per_token=per_token)
+    n_group, topk_group = _read_groups(fields, n_experts, num_experts_per_tok) if grouped else (1, 1)
     dense, step = fields.count("first_k_dense_replace"), fields.integer("moe_layer_freq", 1)
     width = fields.integer("moe_intermediate_size")
     return MoEConfig(
         n_experts=n_experts,
-        n_experts_per_token=n_chosen,
+        num_experts_per_tok=num_experts_per_tok,
         intermediate_size=width,
         norm_topk_prob=fields.flag("norm_topk_prob"),
         layers=tuple(i for i in range(dense, n_layers) if i % step == 0),
         shared_intermediate_size=fields.integer("n_shared_experts") * width,
         shared_gate=False,
         router=router,
-        n_groups=n_groups,
-        n_groups_chosen=n_groups_chosen,
-        weights_scale=fields.number("routed_scaling_factor"),
+        n_group=n_group,
+        topk_group=topk_group,
+        routed_scaling_factor=fields.number("routed_scaling_factor"),
     )
 
 
-def _read_groups(fields: Fields, n_experts: int, n_chosen: int) -> tuple[int, int]:
-    n_groups, n_groups_chosen = fields.integer("n_group"), fields.integer("topk_group")
-    if n_experts % n_groups:
+def _read_groups(fields: Fields, n_experts: int, num_experts_per_tok: int) -> tuple[int, int]:
+    n_group, topk_group = fields.integer("n_group"), fields.integer("topk_group")
+    if n_experts % n_group:
         raise fields.error("n_group", f"a divisor of 'n_routed_experts' ({n_experts})")
-    size = n_experts // n_groups
-    if n_groups_chosen > n_groups or n_groups_chosen * size < n_chosen:
+    size = n_experts // n_group
+    if topk_group > n_group or topk_group * size < num_experts_per_tok:
         raise fields.error(
             "topk_group",
-            f"at most 'n_group' ({n_groups}), and enough for 'num_experts_per_tok' ({n_chosen}), {size} experts each",
+            f"at most 'n_group' ({n_group}), and enough for 'num_experts_per_tok' ({num_experts_per_tok}), "
+            f"{size} experts each",
         )
-    return n_groups, n_groups_chosen
+    return n_group, topk_group
 
 
 def require(fields: Fields, key: str, *known: str) -> str:

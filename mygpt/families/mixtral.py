@@ -17,7 +17,9 @@ _DEFAULTS = {
 
 def _read_config(fields: Fields) -> Config:
     config = llama.read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
-    n_experts, n_chosen = _moe.read_experts(fields, "num_local_experts", "num_experts", per_token=2)
+    n_experts, num_experts_per_tok = _moe.read_experts(
+        fields, "num_local_experts", "num_experts", per_token=2
+    )
     return replace(
         config,
         attention_bias=False,
@@ -26,7 +28,7 @@ def _read_config(fields: Fields) -> Config:
         layer_windows=fields.window_everywhere(config.n_layers),
         moe=MoEConfig(
             n_experts=n_experts,
-            n_experts_per_token=n_chosen,
+            num_experts_per_tok=num_experts_per_tok,
             intermediate_size=config.intermediate_size,
             norm_topk_prob=True,
             layers=tuple(range(config.n_layers)),

@@ -109,7 +109,7 @@ def read_bytes(sizes: dict[str, int], config: Config, rows: int) -> float:
     All but the table that ids are looked up in, and of experts those alone that are chosen.
     """
     moe = config.moe
-    chosen = min(1.0, rows * moe.n_experts_per_token / moe.n_experts) if moe else 1.0
+    chosen = min(1.0, rows * moe.num_experts_per_tok / moe.n_experts) if moe else 1.0
     total = 0.0
     for name, size in sizes.items():
         looked_up = name.startswith("position_embed.") or (

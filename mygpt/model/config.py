@@ -44,20 +44,21 @@ class QueryScaling:
 
 @dataclass(frozen=True)
 class MoEConfig:
-    """Sparse mixtures of experts: in some layers, several small MLPs of which each token runs through a few."""
+    """Sparse mixture of experts: some layers have several small MLPs, and each token runs through a few of them."""
 
     n_experts: int
-    n_experts_per_token: int
+    num_experts_per_tok: int
     intermediate_size: int  # width of an expert
-    norm_topk_prob: bool  # the chosen experts' weights sum to 1
-    layers: tuple[int, ...]  # which have experts; the others have the dense MLP
-    shared_intermediate_size: int = 0  # width of an expert that every token runs through; 0: none
-    shared_gate: bool = True  # each token scales what the shared expert adds
+    norm_topk_prob: bool  # the weights of a token's experts sum to 1
+    layers: tuple[int, ...]  # those with experts; the others have the dense MLP
+    shared_intermediate_size: int = 0  # width of the expert that every token runs through; 0: none
+    shared_gate: bool = True  # a gate scales the shared expert's output, token by token
     router: RouterType = "softmax"
     router_bias: bool = False
-    n_groups: int = 1  # grouped_softmax, sigmoid: of the experts, equal in size
-    n_groups_chosen: int = 1  # grouped_softmax, sigmoid: a token's experts are of so many groups
-    weights_scale: float = 1.0  # grouped_softmax, sigmoid: multiplies the chosen experts' weights
+    # Of the routers grouped_softmax and sigmoid:
+    n_group: int = 1  # groups of experts, equal in size
+    topk_group: int = 1  # groups that a token's experts come from
+    routed_scaling_factor: float = 1.0  # multiplies the weights of a token's experts
 
 
 @dataclass(frozen=True)

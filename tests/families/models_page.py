@@ -66,7 +66,7 @@ def _experts(config: Config) -> str:
     words = {
         "experts": True,
         "a shared expert": moe.shared_intermediate_size > 0,
-        "experts in groups": moe.n_groups > 1,
+        "experts in groups": moe.n_group > 1,
         "sigmoid routing": moe.router == "sigmoid",
         "some layers without experts": len(moe.layers) < config.n_layers,
     }

@@ -83,7 +83,7 @@ def test_what_chooses_experts_is_not_rounded(tmp_path: Path) -> None:
     reference = variant("deepseek-v3").build(tmp_path)
     model = LLM.load(str(tmp_path), precision="bf16-true", accelerator="cpu").loaded.model
     theirs = reference.model.layers[1].mlp.gate.e_score_correction_bias
-    assert torch.equal(model.layers[1].mlp.router.correction, theirs)
+    assert torch.equal(model.layers[1].mlp.router.e_score_correction_bias, theirs)
 
 
 def config_file(name: str, **changes: Any) -> dict[str, Any]:
