@@ -14,11 +14,11 @@ from mygpt.engine.detokenizer import Completion, Timing, complete
 from mygpt.engine.sequence import MAX_DRAFT, Drafter, Generation
 from mygpt.engine.speculation import ModelDrafter, make_drafter
 from mygpt.errors import InputError
-from mygpt.loading.load import Loaded, load
+from mygpt.loading.load import LoadedModel, load
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, LoadOptions, Sampling, check_one_drafter
-from mygpt.text.chat_template import Prompter
+from mygpt.text.chat_template import PromptEncoder
 from mygpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LLM:
     `raw_prompt`; `speculate` too. All raise InputError, a ValueError, for what cannot be used.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
 
     @property
@@ -47,16 +47,16 @@ class LLM:
     @property
     def tokenizer(self) -> Tokenizer:
         """Text to ids and back; InputError where the checkpoint holds no tokenizer."""
-        return self.prompter.tokenizer
+        return self.prompt_encoder.tokenizer
 
     @property
-    def prompter(self) -> Prompter:
+    def prompt_encoder(self) -> PromptEncoder:
         """Prompts to ids; InputError where the checkpoint holds no tokenizer."""
-        if self.loaded.prompter is None:
+        if self.loaded.prompt_encoder is None:
             raise InputError(
                 "the checkpoint holds no tokenizer: text needs its tokenizer.json beside the weights"
             )
-        return self.loaded.prompter
+        return self.loaded.prompt_encoder
 
     def peak_memory(self) -> list[int]:
         """The most bytes that each device has held so far; on the CPU, each process."""
@@ -153,7 +153,7 @@ class LLM:
 
     def encode(self, prompt: Prompt, *, sys_prompt: str | None = None, raw_prompt: bool = False) -> list[int]:
         """A prompt's ids, chat template and all."""
-        return self.prompter.encode(prompt, sys_prompt=sys_prompt, raw=raw_prompt)
+        return self.prompt_encoder.encode(prompt, sys_prompt=sys_prompt, raw=raw_prompt)
 
     def batch(
         self,
@@ -179,8 +179,10 @@ class LLM:
             self._check_ids(prompt)  # a tokenizer may be another model's
         limits = [min(max_new_tokens, self._room(prompt)) for prompt in prompts]
         generations = [Generation(*row) for row in zip(prompts, limits, seeds, strict=True)]
-        prompter = self.loaded.prompter
-        tokenizer, style_stops = (prompter.tokenizer, prompter.stop_strings) if prompter else (None, ())
+        prompt_encoder = self.loaded.prompt_encoder
+        tokenizer, style_stops = (
+            (prompt_encoder.tokenizer, prompt_encoder.stop_strings) if prompt_encoder else (None, ())
+        )
         completions = [Completion(g, tokenizer, [*stop, *style_stops]) for g in generations]
         return Batch(self.loaded, completions, sampling, cache, drafter)
 
@@ -225,7 +227,7 @@ class Batch:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         completions: Sequence[Completion],
         sampling: Sampling,
         cache: KVCache | None = None,

@@ -13,7 +13,7 @@ from mygpt.engine.detokenizer import Timing, speculation
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types
-from mygpt.text.chat_template import Prompter
+from mygpt.text.chat_template import PromptEncoder
 from mygpt.text.prompt_styles import PLAIN
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class Conversation:
     ) -> None:
         """A model without a chat template gets the plain style."""
         self.llm = llm
-        self.prompter = llm.prompter if llm.prompter.is_chat else Prompter(llm.tokenizer, PLAIN)
+        self.prompt_encoder = (
+            llm.prompt_encoder if llm.prompt_encoder.is_chat else PromptEncoder(llm.tokenizer, PLAIN)
+        )
         self.options = options
         self.sampling = sampling
         self.messages: list[dict[str, Any]] = [dict(message) for message in messages]
@@ -184,7 +186,7 @@ class Conversation:
             self.sampling,
             self.options.max_new_tokens or self.llm.config.context_length,
             seeds=[self._seed],
-            stop=[*self.options.stop, *self.prompter.stop_strings],
+            stop=[*self.options.stop, *self.prompt_encoder.stop_strings],
             cache=self._cache,
             drafter=self._drafter,
         )
@@ -225,7 +227,7 @@ class Conversation:
         room = min(self.options.max_new_tokens or context, context // 8)
         dropped = self.n_dropped
         while True:
-            ids = self.prompter.encode([*head, *self.messages[len(head) + dropped :]])
+            ids = self.prompt_encoder.encode([*head, *self.messages[len(head) + dropped :]])
             left = context - len(ids)
             more = self._without_oldest_turn(len(head), dropped)
             if left >= room or (more is None and left > 0):

@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     session = Session(conversation, display, note, interactive=interactive, multiline=repl.multiline)
     name, loaded = parsed.get("checkpoint") or REPO, llm.loaded
     note(f"{name} | {loaded.placement} {loaded.precision} | /help lists the commands")
-    if not llm.prompter.is_chat:
+    if not llm.prompt_encoder.is_chat:
         note(
             "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"
         )

@@ -236,7 +236,7 @@ def test_an_answer_that_was_cut_says_so(repl: Repl) -> None:
 
 def test_the_contexts_end_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "mygpt.loading.load.Loaded.vocab_size", 94
+        "mygpt.loading.load.LoadedModel.vocab_size", 94
     )  # printable ASCII: a byte a token, there and back
     repl = Repl(load(write_model(tmp_path / "model")))
     assert "left" not in repl.does("x" * 30)

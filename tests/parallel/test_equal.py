@@ -14,7 +14,7 @@ import torch
 from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.loading.build import build
-from mygpt.loading.load import Loaded
+from mygpt.loading.load import LoadedModel
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from tests.families.variants import Variant
@@ -47,7 +47,7 @@ class Bench:
     def placed(self, chosen: Variant, placement: Placement) -> Answers:
         """The answers in this process."""
         model, precision = build(open_checkpoint(self.folder(chosen)), placement, LoadOptions(**FLOAT32))
-        loaded = Loaded(model, None, frozenset(), ("cpu",), precision, None, load_s=0.0)
+        loaded = LoadedModel(model, None, frozenset(), ("cpu",), precision, None, load_s=0.0)
         return answers(LLM(loaded), kinds(chosen))
 
     def one(self, chosen: Variant) -> Answers:

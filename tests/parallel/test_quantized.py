@@ -9,7 +9,7 @@ import torch
 from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.loading.build import build
-from mygpt.loading.load import Loaded
+from mygpt.loading.load import LoadedModel
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from mygpt.quantize.modes import MODES
@@ -26,7 +26,7 @@ def options(mode: str) -> dict[str, Any]:
 def logits(folder: Path, mode: str, strategy: str | None, parts: int) -> torch.Tensor:
     placement = Placement(strategy, (CPU,) * parts, ("cpu",) * parts)
     model, precision = build(open_checkpoint(folder), placement, LoadOptions(**options(mode)))
-    loaded = Loaded(model, None, frozenset(), placement.names, precision, strategy, load_s=0.0)
+    loaded = LoadedModel(model, None, frozenset(), placement.names, precision, strategy, load_s=0.0)
     return answers(LLM(loaded), LOGITS)["logits"]
 
 
