@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mygpt.chat.transcript import Message, read_transcript, write_transcript
+from mygpt.chat.transcript import read_transcript, write_transcript
 from mygpt.engine.decode import keep_common_prefix
 from mygpt.engine.detokenizer import Timing, speculation
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types
-from mygpt.text.chat_template import PromptEncoder
+from mygpt.text.chat_template import Message, PromptEncoder
 from mygpt.text.prompt_styles import PLAIN
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Conversation:
 
     `messages` is the history, oldest first, and may be read at any time. Where it outgrows the context, the
     model sees the system message and the newest turns only: `n_dropped` messages stay in the history unseen.
-    `begins_in_thought`: the template opened a `<think>` for the answer to go on with, as some do.
+    `starts_in_reasoning`: the template ends the prompt with `<think>`, so the last answer starts inside of it.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Conversation:
             self.system = options.sys_prompt
         self.last: Turn | None = None
         self.n_dropped = 0
-        self.begins_in_thought = False
+        self.starts_in_reasoning = False
         self._seed = llm.seed(options.seed)
         self._cache: KVCache | None = None
         self._drafter = llm.drafter(options.speculate)  # a model's has a cache of its own, worth keeping
@@ -124,10 +124,10 @@ class Conversation:
 
     def undo(self) -> str | None:
         """Take the last turn back; returns what the user said in it, None where there is none."""
-        for place in range(len(self.messages) - 1, -1, -1):
-            if self.messages[place]["role"] == "user":
-                text: str = self.messages[place]["content"]
-                del self.messages[place:]
+        for index in range(len(self.messages) - 1, -1, -1):
+            if self.messages[index]["role"] == "user":
+                text: str = self.messages[index]["content"]
+                del self.messages[index:]
                 self.n_dropped = 0  # there may be room again
                 return text
         return None
@@ -177,7 +177,7 @@ class Conversation:
     def _answer(self) -> Generator[str, None, None]:
         ids = self._fit()
         ending = self.llm.tokenizer.backend.decode(ids[-16:], skip_special_tokens=False)
-        self.begins_in_thought = ending.rstrip().endswith("<think>")
+        self.starts_in_reasoning = ending.rstrip().endswith("<think>")
         if self._cache is None:
             self._cache = self.llm.loaded.model.allocate_cache(1, len(ids))
         reused = keep_common_prefix(self.llm.loaded.model, self._cache, self._held, ids)
@@ -248,7 +248,7 @@ class Conversation:
 
     def _without_oldest_turn(self, start: int, dropped: int) -> int | None:
         """How many messages are unseen with one turn less, None where the last one is all there is."""
-        for place in range(start + dropped + 1, len(self.messages)):
-            if self.messages[place]["role"] == "user":
-                return place - start
+        for index in range(start + dropped + 1, len(self.messages)):
+            if self.messages[index]["role"] == "user":
+                return index - start
         return None

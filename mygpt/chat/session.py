@@ -68,7 +68,7 @@ class Session:
         last, dropped = conversation.last, conversation.n_dropped
         try:
             with closing(pieces):  # ends it where the display was interrupted
-                self._display(pieces, lambda: conversation.begins_in_thought)
+                self._display(pieces, lambda: conversation.starts_in_reasoning)
         except KeyboardInterrupt:
             if conversation.last is last:
                 self.note("note: stopped before the answer began; nothing was added to the conversation")

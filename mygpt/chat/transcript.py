@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mygpt.errors import InputError
-
-Message = Mapping[str, Any]
+from mygpt.text.chat_template import Message
 
 
 def write_transcript(path: Path, messages: Sequence[Message], settings: Mapping[str, Any]) -> None:

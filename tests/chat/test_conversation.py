@@ -280,15 +280,15 @@ def test_a_template_that_refuses_changes_nothing(tmp_path: Path) -> None:
     assert conversation.messages == before
 
 
-def test_a_thought_may_begin_in_the_prompt(tmp_path: Path) -> None:
+def test_reasoning_may_start_in_the_prompt(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     conversation = load(folder).chat(**GREEDY)
     tell(conversation, "<think>")
-    assert not conversation.begins_in_thought
+    assert not conversation.starts_in_reasoning
     (folder / "chat_template.jinja").write_text("{{ messages[-1].content }}:<think>\n")
     conversation = load(folder).chat(**GREEDY)
     tell(conversation, "a")
-    assert conversation.begins_in_thought
+    assert conversation.starts_in_reasoning
 
 
 def test_a_model_without_a_template_gets_the_plain_style(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.chat.display import DIM, NORMAL, choose_display
-from mygpt.chat.reasoning import ThoughtSplitter
+from mygpt.chat.reasoning import ReasoningParser
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import COMMANDS, SUBMIT
 from mygpt.chat.terminal import history_file
@@ -56,7 +56,7 @@ class Repl(Session):
         self.answers: list[str] = []
         self.notes: list[str] = []
 
-    def _keep(self, pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+    def _keep(self, pieces: Iterator[str], starts_in_reasoning: Callable[[], bool]) -> None:
         self.answers.append("".join(pieces))
 
     def _hear(self, text: str) -> None:
@@ -258,7 +258,7 @@ def test_on_overflow_error_ends_the_session(tmp_path: Path) -> None:
 def test_ctrl_c_in_an_answer(llm: LLM, interactive: bool) -> None:
     repl = Repl(llm, interactive)
 
-    def display(pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+    def display(pieces: Iterator[str], starts_in_reasoning: Callable[[], bool]) -> None:
         repl.answers.append(next(pieces))
         raise KeyboardInterrupt
 
@@ -271,7 +271,7 @@ def test_ctrl_c_in_an_answer(llm: LLM, interactive: bool) -> None:
     assert repl.conversation.messages[-1]["content"] == repl.answers[0]
     old = list(repl.conversation.messages)
 
-    def display_nothing(pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+    def display_nothing(pieces: Iterator[str], starts_in_reasoning: Callable[[], bool]) -> None:
         raise KeyboardInterrupt
 
     repl._display = display_nothing
@@ -317,8 +317,10 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 THOUGHT = ["<thi", "nk>So", " be it</th", "ink>\n\n**Yes**", ", <think> is a tag"]
 
 
-def show(out: io.StringIO, pieces: list[str], markdown: bool | None = None, in_thought: bool = False) -> str:
-    choose_display(markdown, out)(iter(pieces), lambda: in_thought)
+def show(
+    out: io.StringIO, pieces: list[str], markdown: bool | None = None, starts_in_reasoning: bool = False
+) -> str:
+    choose_display(markdown, out)(iter(pieces), lambda: starts_in_reasoning)
     return out.getvalue()
 
 
@@ -332,10 +334,10 @@ def test_what_is_no_terminal_gets_the_text(monkeypatch: pytest.MonkeyPatch) -> N
                 choose_display(True, Terminal())
 
 
-def test_a_terminal_without_markdown_dims_thoughts() -> None:
+def test_a_terminal_without_markdown_dims_reasoning() -> None:
     expected = f"{DIM}So{NORMAL}{DIM} be it{NORMAL}\n\n**Yes**, <think> is a tag\n"
     assert show(Terminal(), THOUGHT, markdown=False) == expected
-    opened = show(Terminal(), ["So</think>", "Yes"], markdown=False, in_thought=True)
+    opened = show(Terminal(), ["So</think>", "Yes"], markdown=False, starts_in_reasoning=True)
     assert opened == f"{DIM}So{NORMAL}Yes\n"
 
 
@@ -417,18 +419,18 @@ def test_an_interrupted_answer_leaves_the_terminal_as_it_was(markdown: bool | No
     cuts=st.lists(st.integers(0, 40), max_size=6),
     opened=st.booleans(),
 )
-def test_thoughts_are_told_from_the_answer_however_it_is_cut(
+def test_reasoning_is_separated_from_the_answer_however_the_text_is_cut(
     text: str, cuts: list[int], opened: bool
 ) -> None:
     body = text if opened else text.lstrip().removeprefix("<think>")
-    has_thought = opened or text.lstrip().startswith("<think>")
-    thought, _, answer = body.partition("</think>") if has_thought else ("", "", text)
-    splitter = ThoughtSplitter(opened)
+    has_reasoning = opened or text.lstrip().startswith("<think>")
+    reasoning, _, answer = body.partition("</think>") if has_reasoning else ("", "", text)
+    parser = ReasoningParser(opened)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
-    parts = [part for a, b in itertools.pairwise(ends) for part in splitter.push(text[a:b])]
-    parts += splitter.flush()
-    assert "".join(t for is_thought, t in parts if is_thought) == thought
-    assert "".join(t for is_thought, t in parts if not is_thought) == answer
+    parts = [part for a, b in itertools.pairwise(ends) for part in parser.push(text[a:b])]
+    parts += parser.flush()
+    assert "".join(t for is_reasoning, t in parts if is_reasoning) == reasoning
+    assert "".join(t for is_reasoning, t in parts if not is_reasoning) == answer
 
 
 def test_where_the_history_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
