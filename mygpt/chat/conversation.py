@@ -49,6 +49,16 @@ class Turn:
         """How many the answer has."""
         return len(self.new_ids)
 
+    @property
+    def statistics(self) -> str:
+        """All of this in one line."""
+        return (
+            f"{self.prompt_tokens} prompt tokens, {self.reused_tokens} of them reused, first token after "
+            f"{self.timing.ttft_s:.2f} s | {self.new_tokens} new tokens, {self.timing.tokens_per_s:.1f} tokens/s | "
+            + (f"{self.speculation} | " if self.speculation else "")
+            + f"{self.context_left} tokens left | seed {self.seed}"
+        )
+
 
 class Conversation:
     """Messages to and from a model, which remembers all of them.

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mygpt import LLM
 from mygpt.__main__ import main
+from mygpt.chat.dispatch import dispatch
 from mygpt.chat.display import DIM, NORMAL, choose_display
 from mygpt.chat.reasoning import ReasoningParser
 from mygpt.chat.session import Session
@@ -65,7 +66,7 @@ class Repl(Session):
     def does(self, text: str) -> str:
         """The notes that a text leads to."""
         del self.notes[:]
-        self.handle(text)
+        dispatch(self, text)
         return "\n".join(self.notes)
 
     @property
@@ -89,7 +90,7 @@ def test_help_lists_every_command(repl: Repl) -> None:
 
 @pytest.mark.parametrize("text", ["/exit", "!quit", "!exit", " !exit "])
 def test_the_ways_to_end(repl: Repl, text: str) -> None:
-    repl.handle(text)
+    dispatch(repl, text)
     assert repl.done
     assert repl.answers == []
 
@@ -115,7 +116,7 @@ def test_a_command_that_there_is_not(repl: Repl, text: str) -> None:
 
 def test_clear_and_system(repl: Repl) -> None:
     assert repl.does("/system") == "there is no system message"
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert repl.does("/system Be brief,\nand kind") == "system message: Be brief,\nand kind"
     assert repl.said == ["Hi"]
     assert repl.does("/system") == "system message: Be brief,\nand kind"
@@ -174,13 +175,13 @@ def test_what_is_wrong_is_one_line_and_costs_nothing(repl: Repl, text: str, says
     assert said.startswith(f"error: {says}")
     assert len(repl.notes) == 1
     assert (repl.conversation.settings, repl.conversation.messages) == (before, [])
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert repl.said == ["Hi"]
 
 
 @pytest.mark.parametrize("text", ["/show", "/set"])
 def test_show(repl: Repl, text: str) -> None:
-    repl.handle('/set stop ["#"]')
+    dispatch(repl, '/set stop ["#"]')
     said = repl.does(text)
     for line in ("temperature: 0.0", "max_new_tokens: 5", "seed: null", "stop: ['#']", "on_overflow: drop"):
         assert line in repl.notes
@@ -189,7 +190,7 @@ def test_show(repl: Repl, text: str) -> None:
 
 def test_regen_and_undo_say_what_they_do(llm: LLM) -> None:
     repl = Repl(llm, temperature=0.8, seed=1)
-    repl.handle("Hi\nthere " + "x" * 100)
+    dispatch(repl, "Hi\nthere " + "x" * 100)
     assert repl.does("/regen") == f"another answer to: Hi there {'x' * 50}…\n{CUT}"
     assert repl.answers[0] != repl.answers[1] == repl.conversation.messages[-1]["content"]
     assert repl.does("/undo").startswith("taken back: Hi there xxx")
@@ -198,7 +199,7 @@ def test_regen_and_undo_say_what_they_do(llm: LLM) -> None:
 
 def test_save_and_load(repl: Repl, llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert repl.does("/save ~/my file.json") == "2 messages saved to ~/my file.json"
     other = Repl(llm)
     assert other.does("/load ~/my file.json") == "2 messages loaded from ~/my file.json"
@@ -207,7 +208,7 @@ def test_save_and_load(repl: Repl, llm: LLM, tmp_path: Path, monkeypatch: pytest
 
 def test_stats(repl: Repl) -> None:
     assert repl.does("/stats") == "nothing was said yet"
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert re.fullmatch(STATISTICS, repl.does("/stats"))
 
 
@@ -249,9 +250,9 @@ def test_the_contexts_end_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_on_overflow_error_ends_the_session(tmp_path: Path) -> None:
     repl = Repl(load(write_model(tmp_path / "model")), on_overflow="error")
-    repl.handle("x" * 60)
+    dispatch(repl, "x" * 60)
     with pytest.raises(ContextOverflowError):
-        repl.handle("y" * 60)
+        dispatch(repl, "y" * 60)
 
 
 @pytest.mark.parametrize("interactive", [True, False])
@@ -265,7 +266,7 @@ def test_ctrl_c_in_an_answer(llm: LLM, interactive: bool) -> None:
     repl._display = display
     if not interactive:
         with pytest.raises(KeyboardInterrupt):
-            repl.handle("Hi")
+            dispatch(repl, "Hi")
         return
     assert repl.does("Hi") == "note: stopped; the conversation holds what was said so far"
     assert repl.conversation.messages[-1]["content"] == repl.answers[0]
@@ -285,7 +286,7 @@ def test_an_error_that_no_one_foresaw_costs_no_conversation(
     repl: Repl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MYGPT_DEBUG", raising=False)
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate\n7 GiB")
@@ -294,7 +295,7 @@ def test_an_error_that_no_one_foresaw_costs_no_conversation(
         patch.setattr("mygpt.chat.conversation.keep_common_prefix", full)
         assert repl.does("again").startswith("error: out of memory")
     assert repl.said == ["Hi"]
-    repl.handle("again")
+    dispatch(repl, "again")
     assert repl.said == ["Hi", "again"]
 
 
