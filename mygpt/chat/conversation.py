@@ -1,4 +1,4 @@
-"""A conversation: the whole history is the prompt of each turn, of which the cache holds most already."""
+"""A conversation. The prompt of each turn is the whole history; the cache holds most of it already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation from a file or a pipe: one text a line."""
+"""Reads a conversation from a file or a pipe, one text a line."""
 
 from __future__ import annotations
 

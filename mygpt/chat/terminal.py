@@ -1,4 +1,4 @@
-"""The line editor: history across runs, completion, messages of several lines."""
+"""The line editor of `mygpt chat`: history across runs, completion, messages of several lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mygpt generate`: text from a prompt, or from a file of prompts."""
+"""`mygpt generate`: generate text from a prompt or a file of prompts."""
 
 from __future__ import annotations
 

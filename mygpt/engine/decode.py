@@ -1,4 +1,4 @@
-"""Prefill, one step, and the decode loop that every command shares. Knows ids alone, no text.
+"""Prefill, one step, and the decode loop that all commands share. It works on token ids only.
 
 Shapes: B sequences, T tokens, V ids that may be sampled.
 """

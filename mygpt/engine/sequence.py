@@ -1,4 +1,4 @@
-"""A sequence being generated, what is guessed of it, and how its next token is chosen.
+"""A sequence being generated, its draft tokens, and how its next token is sampled.
 
 Shapes: B sequences, R of them, D tokens of a draft, V ids that may be sampled.
 """

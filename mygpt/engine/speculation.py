@@ -1,4 +1,4 @@
-"""Who guesses what comes next (speculative decoding, arXiv:2211.17192): the text itself, or a smaller model.
+"""Drafters for speculative decoding (arXiv:2211.17192): n-grams of the text, or a smaller model.
 
 Shapes: B sequences, D tokens of a draft, V ids.
 """

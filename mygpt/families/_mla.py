@@ -1,4 +1,4 @@
-"""The latent attention and the experts of DeepSeek's configurations, and the names of their weights."""
+"""DeepSeek's multi-head latent attention (MLA) and experts: their configuration and weight names."""
 
 from __future__ import annotations
 

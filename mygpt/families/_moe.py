@@ -1,4 +1,4 @@
-"""The mixture of experts of a `config.json`, and the names of its weights."""
+"""The mixture of experts: its configuration and weight names."""
 
 from __future__ import annotations
 

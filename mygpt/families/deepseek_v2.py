@@ -1,4 +1,4 @@
-"""DeepSeek-V2 (arXiv:2405.04434): latent attention; experts of a few groups, and shared ones."""
+"""DeepSeek-V2 (arXiv:2405.04434): multi-head latent attention, experts in groups, and shared experts."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""DeepSeek-V3 (arXiv:2412.19437): as V2, but each expert is scored by itself."""
+"""DeepSeek-V3 (arXiv:2412.19437): DeepSeek-V2 with a sigmoid router."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Mixtral (arXiv:2401.04088): Mistral with eight experts in place of each MLP, of which a token takes two."""
+"""Mixtral (arXiv:2401.04088): Mistral with eight experts instead of each MLP; a token runs through two."""
 
 from dataclasses import replace
 

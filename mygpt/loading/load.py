@@ -1,4 +1,4 @@
-"""The one place that puts checkpoint, model, placement, tokenizer and prompts together."""
+"""Loads a model: puts checkpoint, model, placement, tokenizer and prompt encoder together, for all commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a forward pass takes beside weights and cache: an estimate from above, out of the modules' sizes.
+"""An upper estimate of the memory that a forward pass needs beside weights and cache, from the modules' sizes.
 
 Shapes: B sequences, T tokens of a pass, S tokens to attend to, C hidden size, H query heads, D dimensions per head,
 V vocabulary.

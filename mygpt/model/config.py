@@ -1,4 +1,4 @@
-"""The architecture of a model, as facts. A family's file reads them out of `config.json`."""
+"""`Config`: the architecture of a model. A family's file reads it from `config.json`."""
 
 from __future__ import annotations
 

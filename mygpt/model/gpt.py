@@ -1,8 +1,8 @@
-"""The model: single-device code that knows of no placement and no model's name.
+"""`GPT`, the model: single-device code. It knows no placement and no model's name.
 
 Shapes: B sequences, T tokens, S tokens to attend to, C hidden size, H query heads, K key-value heads,
-D dimensions per head, R rotated dimensions, V vocabulary. Head counts come from the weights, so that the
-same code runs on a shard of them.
+D dimensions per head, R rotated dimensions, V vocabulary. Head counts come from the weights, so the same code runs on a
+shard of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Attention over latents (multi-head latent attention, DeepSeek-V2, arXiv:2405.04434, section 2.1).
+"""Multi-head latent attention (MLA; DeepSeek-V2, arXiv:2405.04434, section 2.1).
 
 Shapes: B sequences, T tokens, S tokens to attend to, C hidden size, H heads, L dimensions of a latent; a head's
-keys have N plain and R rotated dimensions, its values D. Head counts come from the weights.
+queries and keys have N dimensions without rotary embedding (nope) and R with it (rope), its values D. Head counts
+come from the weights.
 """
 
 from __future__ import annotations

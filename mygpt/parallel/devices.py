@@ -1,4 +1,4 @@
-"""Devices, and what runs well on them."""
+"""Devices: which there are, and which precision each runs well."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Tensor parallelism (Megatron-LM, arXiv:1909.08053): each rank holds a slice of every matrix.
 
-Heads, the MLPs' width and the vocabulary are shared out; after attention and after the MLP the ranks' sums are
-added up. The model's code knows nothing of it: its modules are made smaller while it stands on the meta device, and
-hooks do the adding.
+Heads, MLP width and vocabulary are sharded. After attention and after the MLP, the ranks' outputs are summed. The
+model's code has no part in it: its modules are made smaller on the meta device, and hooks do the sums.
 """
 
 from __future__ import annotations

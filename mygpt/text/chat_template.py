@@ -1,4 +1,4 @@
-"""What the user typed, as the ids that the model was trained to answer: chat templates and raw prompts."""
+"""From prompts and messages to token ids: chat templates and raw prompts."""
 
 import json
 from collections.abc import Mapping, Sequence

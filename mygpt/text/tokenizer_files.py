@@ -1,4 +1,4 @@
-"""Read the tokenizer files of a repository: tokenizer.json, sentencepiece's .model, GPT-2's two files."""
+"""Reads the tokenizer files of a repository: tokenizer.json, sentencepiece's .model, GPT-2's two files."""
 
 import json
 from collections.abc import Iterator, Mapping
