@@ -115,7 +115,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     options = {"accelerator": args.accelerator, "quantize": args.quantize, "compile": args.compile == "true"}
     llm = LLM.load(str(folder), precision=args.precision, **options)
     # without its end tokens, and without its tokenizer: ids are what is measured
-    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))
+    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompt_encoder=None))
     prompts = random_prompts(llm.config.vocab_size, args.batch_size, args.context)
     programs = {"mygpt": lambda: run(llm, prompts, args.new_tokens)}
     if args.against_context is not None:

@@ -65,7 +65,7 @@ def speed(folder: Path, args: argparse.Namespace, batch_size: int, **options: An
     """Medians of decode and prefill of a model loaded with some options."""
     options = {"precision": "bf16-true", "accelerator": args.accelerator, **options}
     llm = LLM.load(str(folder), **options)
-    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))
+    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompt_encoder=None))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(llm.config.vocab_size, (batch_size, args.prompt), generator=generator).tolist()
     decode, prefill = [], []

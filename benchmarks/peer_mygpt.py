@@ -16,7 +16,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     llm = LLM.load(folder, precision=precision, quantize=None if quantize == "none" else quantize)
     # without its end tokens, and without its tokenizer: ids are what is measured
-    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))
+    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompt_encoder=None))
     print(json.dumps({"mygpt": __version__, "torch": torch.__version__}), file=stream, flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -75,7 +75,7 @@ def work(args: argparse.Namespace) -> None:
         llm = LLM.load(args.checkpoint, **options, devices=args.devices, strategy=strategy)
     except InputError as error:
         raise SystemExit(f"error: {error}") from error
-    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))
+    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompt_encoder=None))
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(llm.config.vocab_size, (args.context,), generator=generator).tolist()
     for _ in sys.stdin:

@@ -112,7 +112,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.perplexity == "true":
             results[name]["perplexity"] = perplexity(llm)
         # without its end tokens and its tokenizer: ids are what is measured
-        llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))
+        llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompt_encoder=None))
         prompts = random_prompts(llm.config.vocab_size, 1, args.context)
         programs[name] = partial(run, llm, prompts, args.new_tokens)
     if args.llama_cpp:

@@ -113,7 +113,7 @@ def main() -> None:
     args = parser.parse_args()
     llm = LLM.load(args.checkpoint, precision=args.precision, accelerator=args.accelerator)
     prompt = llm.encode(TEXT, raw_prompt=True)
-    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompter=None))  # ids are what is measured
+    llm = LLM(replace(llm.loaded, stop_ids=frozenset(), prompt_encoder=None))  # ids are what is measured
     if args.lead:
         prompt = prompt + run(llm, prompt, GREEDY, NGramDrafter(), args.lead)["ids"]
     results = {"ngram": compare(llm, prompt, GREEDY, None, args)}

@@ -1,4 +1,4 @@
-"""mygpt runs decoder-only language models. `from mygpt import LLM` is the whole of the Python API."""
+"""mygpt runs decoder-only language models. `from mygpt import LLM` is its Python API."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""The entry point: a table of commands, of which only the one that was named is imported."""
+"""The entry point: the table of commands. It imports only the command that was named."""
 
 from __future__ import annotations
 

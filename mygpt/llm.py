@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mygpt.engine.engine import Engine, pick_seed
 from mygpt.errors import InputError
-from mygpt.loading.load import Loaded, load
+from mygpt.loading.load import LoadedModel, load
 from mygpt.model.config import Config
 from mygpt.options import ChatOptions, LoadOptions, Sampling
-from mygpt.text.chat_template import Prompter
+from mygpt.text.chat_template import PromptEncoder
 from mygpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ class LLM:
     `raw_prompt`; `speculate` too. All raise InputError, a ValueError, for what cannot be used.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.engine = Engine(loaded)
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         """The model, and what belongs to it."""
         return self.engine.loaded
 
@@ -50,9 +50,9 @@ class LLM:
         return self.engine.tokenizer
 
     @property
-    def prompter(self) -> Prompter:
+    def prompt_encoder(self) -> PromptEncoder:
         """Prompts to ids; InputError where the checkpoint holds no tokenizer."""
-        return self.engine.prompter
+        return self.engine.prompt_encoder
 
     def peak_memory(self) -> list[int]:
         """The most bytes that each device has held so far; on the CPU, each process."""
@@ -149,4 +149,4 @@ class LLM:
 
     def encode(self, prompt: Prompt, *, sys_prompt: str | None = None, raw_prompt: bool = False) -> list[int]:
         """A prompt's ids, chat template and all."""
-        return self.prompter.encode(prompt, sys_prompt=sys_prompt, raw=raw_prompt)
+        return self.prompt_encoder.encode(prompt, sys_prompt=sys_prompt, raw=raw_prompt)

@@ -1,4 +1,4 @@
-"""A conversation: the whole history is the prompt of each turn, of which the cache holds most already."""
+"""A conversation. The prompt of each turn is the whole history; the cache holds most of it already."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mygpt.chat.transcript import Message, read_transcript, write_transcript
+from mygpt.chat.transcript import read_transcript, write_transcript
 from mygpt.engine.detokenizer import Timing, draft_statistics
 from mygpt.engine.engine import Batch, Engine, pick_seed
 from mygpt.engine.prefill import keep_common_prefix
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, check_types
-from mygpt.text.chat_template import Prompter
+from mygpt.text.chat_template import Message, PromptEncoder
 from mygpt.text.prompt_styles import PLAIN
 
 
@@ -47,13 +47,23 @@ class Turn:
         """How many the answer has."""
         return len(self.new_ids)
 
+    @property
+    def statistics(self) -> str:
+        """All of this in one line."""
+        return (
+            f"{self.prompt_tokens} prompt tokens, {self.reused_tokens} of them reused, first token after "
+            f"{self.timing.ttft_s:.2f} s | {self.new_tokens} new tokens, {self.timing.tokens_per_s:.1f} tokens/s | "
+            + (f"{self.speculation} | " if self.speculation else "")
+            + f"{self.context_left} tokens left | seed {self.seed}"
+        )
+
 
 class Conversation:
     """Messages to and from a model, which remembers all of them.
 
     `messages` is the history, oldest first, and may be read at any time. Where it outgrows the context, the
     model sees the system message and the newest turns only: `n_dropped` messages stay in the history unseen.
-    `begins_in_thought`: the template opened a `<think>` for the answer to go on with, as some do.
+    `starts_in_reasoning`: the template ends the prompt with `<think>`, so the last answer starts inside of it.
     """
 
     def __init__(
@@ -61,7 +71,9 @@ class Conversation:
     ) -> None:
         """A model without a chat template gets the plain style."""
         self.engine = engine
-        self.prompter = engine.prompter if engine.prompter.is_chat else Prompter(engine.tokenizer, PLAIN)
+        self.prompt_encoder = (
+            engine.prompt_encoder if engine.prompt_encoder.is_chat else PromptEncoder(engine.tokenizer, PLAIN)
+        )
         self.options = options
         self.sampling = sampling
         self.messages: list[dict[str, Any]] = [dict(message) for message in messages]
@@ -69,7 +81,7 @@ class Conversation:
             self.system = options.sys_prompt
         self.last: Turn | None = None
         self.n_dropped = 0
-        self.begins_in_thought = False
+        self.starts_in_reasoning = False
         self._seed = pick_seed(options.seed)
         self._cache: KVCache | None = None
         self._drafter = engine.drafter(options.speculate)  # a model's has a cache of its own, worth keeping
@@ -120,10 +132,10 @@ class Conversation:
 
     def undo(self) -> str | None:
         """Take the last turn back; returns what the user said in it, None where there is none."""
-        for place in range(len(self.messages) - 1, -1, -1):
-            if self.messages[place]["role"] == "user":
-                text: str = self.messages[place]["content"]
-                del self.messages[place:]
+        for index in range(len(self.messages) - 1, -1, -1):
+            if self.messages[index]["role"] == "user":
+                text: str = self.messages[index]["content"]
+                del self.messages[index:]
                 self.n_dropped = 0  # there may be room again
                 return text
         return None
@@ -173,7 +185,7 @@ class Conversation:
     def _answer(self) -> Generator[str, None, None]:
         ids = self._fit()
         ending = self.engine.tokenizer.backend.decode(ids[-16:], skip_special_tokens=False)
-        self.begins_in_thought = ending.rstrip().endswith("<think>")
+        self.starts_in_reasoning = ending.rstrip().endswith("<think>")
         if self._cache is None:
             self._cache = self.engine.loaded.model.allocate_cache(1, len(ids))
         reused = keep_common_prefix(self.engine.loaded.model, self._cache, self._held, ids)
@@ -182,7 +194,7 @@ class Conversation:
             self.sampling,
             self.options.max_new_tokens or self.engine.config.context_length,
             seeds=[self._seed],
-            stop=[*self.options.stop, *self.prompter.stop_strings],
+            stop=[*self.options.stop, *self.prompt_encoder.stop_strings],
             cache=self._cache,
             drafter=self._drafter,
         )
@@ -223,7 +235,7 @@ class Conversation:
         room = min(self.options.max_new_tokens or context, context // 8)
         dropped = self.n_dropped
         while True:
-            ids = self.prompter.encode([*head, *self.messages[len(head) + dropped :]])
+            ids = self.prompt_encoder.encode([*head, *self.messages[len(head) + dropped :]])
             left = context - len(ids)
             more = self._without_oldest_turn(len(head), dropped)
             if left >= room or (more is None and left > 0):
@@ -244,7 +256,7 @@ class Conversation:
 
     def _without_oldest_turn(self, start: int, dropped: int) -> int | None:
         """How many messages are unseen with one turn less, None where the last one is all there is."""
-        for place in range(start + dropped + 1, len(self.messages)):
-            if self.messages[place]["role"] == "user":
-                return place - start
+        for index in range(start + dropped + 1, len(self.messages)):
+            if self.messages[index]["role"] == "user":
+                return index - start
         return None

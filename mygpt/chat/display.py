@@ -1,4 +1,4 @@
-"""Show an answer as it comes: as it is, with its thoughts dimmed, or with its Markdown rendered."""
+"""Show an answer as it comes: as plain text, with the reasoning dimmed, or as rendered Markdown."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TextIO
 
-from mygpt.chat.reasoning import ThoughtSplitter
+from mygpt.chat.reasoning import ReasoningParser
 from mygpt.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.segment import Segment
 
-# Shows the pieces of an answer to the end; the second argument tells, once there is a piece, whether it
-# begins inside of a thought.
+# Shows the pieces of an answer to the end. The second argument says whether the answer starts in reasoning; it may
+# be called once the first piece is there.
 Display = Callable[[Iterable[str], Callable[[], bool]], None]
 
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
@@ -39,8 +39,8 @@ def choose_display(markdown: bool | None, out: TextIO) -> Display:
     if not styled:
         return lambda pieces, _: show_text(pieces, out)
     if markdown is False:
-        return lambda pieces, in_thought: show_dimmed(pieces, in_thought, out)
-    return lambda pieces, in_thought: show_markdown(pieces, in_thought, out)
+        return lambda pieces, starts_in_reasoning: show_dimmed(pieces, starts_in_reasoning, out)
+    return lambda pieces, starts_in_reasoning: show_markdown(pieces, starts_in_reasoning, out)
 
 
 def show_text(pieces: Iterable[str], out: TextIO) -> None:
@@ -56,52 +56,52 @@ def show_text(pieces: Iterable[str], out: TextIO) -> None:
         out.flush()
 
 
-def show_dimmed(pieces: Iterable[str], in_thought: Callable[[], bool], out: TextIO) -> None:
-    """The text, what is thought in it dimmed, and a newline."""
-    splitter = None
+def show_dimmed(pieces: Iterable[str], starts_in_reasoning: Callable[[], bool], out: TextIO) -> None:
+    """The text with its reasoning dimmed, and a newline."""
+    parser = None
     try:
         for piece in pieces:
-            splitter = splitter or ThoughtSplitter(in_thought())
-            _write_parts(splitter.push(piece), out)
+            parser = parser or ReasoningParser(starts_in_reasoning())
+            _write_parts(parser.push(piece), out)
     finally:
-        _write_parts(splitter.flush() if splitter else [], out)
+        _write_parts(parser.flush() if parser else [], out)
         out.write("\n")
         out.flush()
 
 
 def _write_parts(parts: list[tuple[bool, str]], out: TextIO) -> None:
-    for thought, text in parts:
+    for is_reasoning, text in parts:
         text = text.translate(_CONTROLS)
-        out.write(f"{DIM}{text}{NORMAL}" if thought else text)
+        out.write(f"{DIM}{text}{NORMAL}" if is_reasoning else text)
     out.flush()
 
 
-def show_markdown(pieces: Iterable[str], in_thought: Callable[[], bool], out: TextIO) -> None:
-    """The answer's Markdown rendered, again and again as it grows; thoughts dimmed above it.
+def show_markdown(pieces: Iterable[str], starts_in_reasoning: Callable[[], bool], out: TextIO) -> None:
+    """The rendered Markdown, drawn anew as the answer grows; the reasoning dimmed above it.
 
-    What does not fit the terminal any more scrolls away: it is printed for good, and only the rest redrawn.
+    Lines that scroll out of the terminal are printed once and stay as they are; the others are redrawn.
     """
     from rich.console import Console
 
-    picture = _Picture(Console(file=out, highlight=False))
-    splitter = None
+    live_answer = _LiveAnswer(Console(file=out, highlight=False))
+    parser = None
     try:
         for piece in pieces:
-            splitter = splitter or ThoughtSplitter(in_thought())
-            picture.add(splitter.push(piece))
+            parser = parser or ReasoningParser(starts_in_reasoning())
+            live_answer.add(parser.push(piece))
     finally:
-        picture.add(splitter.flush() if splitter else [])
-        picture.finish()
+        live_answer.add(parser.flush() if parser else [])
+        live_answer.finish()
 
 
-class _Picture:
+class _LiveAnswer:
     """An answer on a terminal."""
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
 
         self._console = console
-        self._thought = self._answer = ""
+        self._reasoning = self._answer = ""
         self._printed = 0  # lines that have scrolled away
         self._next_frame = 0.0
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
@@ -109,10 +109,10 @@ class _Picture:
 
     def add(self, parts: list[tuple[bool, str]]) -> None:
         """Take more of the answer, and draw it if the last drawing is long enough ago."""
-        for thought, text in parts:
+        for is_reasoning, text in parts:
             text = text.translate(_CONTROLS)
-            if thought:
-                self._thought += text
+            if is_reasoning:
+                self._reasoning += text
             else:
                 self._answer += text
         if (start := time.monotonic()) >= self._next_frame:
@@ -139,8 +139,10 @@ class _Picture:
         from rich.console import Group
         from rich.text import Text
 
-        thought, answer = self._thought.strip(), self._answer.strip()
-        parts: list[RenderableType] = [Text(thought + "\n" * bool(answer), style="dim")] if thought else []
+        reasoning, answer = self._reasoning.strip(), self._answer.strip()
+        parts: list[RenderableType] = (
+            [Text(reasoning + "\n" * bool(answer), style="dim")] if reasoning else []
+        )
         return Group(*parts, _markdown(answer)) if answer else Group(*parts)
 
 

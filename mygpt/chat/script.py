@@ -1,4 +1,4 @@
-"""A conversation from a file or a pipe: one text a line."""
+"""Reads a conversation from a file or a pipe, one text a line."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
-from mygpt.chat.session import Session, is_command
-from mygpt.chat.slash_commands import SUBMIT
+from mygpt.chat.dispatch import dispatch
+from mygpt.chat.session import Session
+from mygpt.chat.slash_commands import SUBMIT, is_command
 from mygpt.errors import InputError
 
 
 def run_script(session: Session, lines: TextIO) -> None:
-    """Handle each line; those that are blank are skipped.
+    """Handle each line; blank lines are skipped.
 
     Raises:
-        InputError: the lines are not UTF-8, or at least one of them failed, after all were handled.
+        InputError: the lines are not UTF-8; or, after all were handled, at least one of them failed.
     """
     if isinstance(lines, io.TextIOWrapper):
         lines.reconfigure(encoding="utf-8-sig", errors="strict")
     try:
         for text in _texts(session, lines):
             if text.strip():
-                session.handle(text)
+                dispatch(session, text)
             if session.done:
                 break
     except UnicodeDecodeError as error:
@@ -32,7 +33,7 @@ def run_script(session: Session, lines: TextIO) -> None:
 
 
 def _texts(session: Session, lines: Iterable[str]) -> Iterator[str]:
-    """Line by line; in multi-line mode, messages of those up to a `!submit`."""
+    """Line by line. In multi-line mode, a message is all lines up to a `!submit`."""
     message: list[str] = []
     for line in lines:
         line = line.removesuffix("\n")

@@ -1,24 +1,24 @@
-"""What a typed text does to a conversation. Knows no terminal: texts come in, answers and notes go out."""
+"""A session of `mygpt chat`: it shows answers and writes notes. It knows no terminal and no commands."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from contextlib import closing
 
 from mygpt.chat.conversation import Conversation
 from mygpt.chat.display import Display
-from mygpt.chat.slash_commands import ENDINGS, run_command, statistics
-from mygpt.errors import ContextOverflowError, InputError, one_line
 
 
 class Session:
-    """A conversation by what a person types.
+    """A conversation with a person, and how it is shown.
 
     Attributes:
-        done: the session was ended.
-        failed: how many texts ended in an error.
-        multiline: whether a message may have several lines; whoever reads them decides by it.
+        conversation: the messages and the model.
+        note: writes a line about the conversation that is no part of it.
+        interactive: whether a person types; otherwise the texts come from a file or a pipe.
+        done: whether the session has ended.
+        failed: how many texts led to an error.
+        multiline: whether a message may have several lines.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Session:
         interactive: bool,
         multiline: bool = False,
     ) -> None:
-        """`interactive`: a person sits there. Else Ctrl-C ends the session, and each turn's statistics are noted."""
+        """When it is not `interactive`, Ctrl-C ends the session, and statistics follow each turn."""
         self.conversation = conversation
         self.note = note
         self.interactive = interactive
@@ -39,36 +39,13 @@ class Session:
         self.failed = 0
         self._display = display
 
-    def handle(self, text: str) -> None:
-        """Run a command, or say the text. What goes wrong is noted, and nothing is lost by it.
-
-        Raises:
-            ContextOverflowError: the conversation was to stop where the context is full, and it is.
-            KeyboardInterrupt: Ctrl-C in a session that is not interactive.
-        """
-        try:
-            if is_command(text):
-                run_command(self, text.strip())
-            else:
-                self.answer(self.conversation.say(text[1:] if text.startswith("//") else text))
-        except ContextOverflowError:
-            raise
-        except Exception as error:  # also one that no one foresaw must not cost the conversation
-            if not isinstance(error, InputError) and os.environ.get("MYGPT_DEBUG") == "1":
-                raise
-            self.failed += 1
-            self.note(f"error: {one_line(error)}")
-        except KeyboardInterrupt:
-            if not self.interactive:
-                raise
-
     def answer(self, pieces: Generator[str, None, None]) -> None:
-        """Show an answer as it comes, then what there is to say about it."""
+        """Show an answer as it comes, then notes about it."""
         conversation = self.conversation
         last, dropped = conversation.last, conversation.n_dropped
         try:
-            with closing(pieces):  # ends it where the display was interrupted
-                self._display(pieces, lambda: conversation.begins_in_thought)
+            with closing(pieces):  # ends the answer when the display is interrupted
+                self._display(pieces, lambda: conversation.starts_in_reasoning)
         except KeyboardInterrupt:
             if conversation.last is last:
                 self.note("note: stopped before the answer began; nothing was added to the conversation")
@@ -92,9 +69,4 @@ class Session:
         if turn.context_left < context / 4:
             self.note(f"note: {turn.context_left} of the context's {context} tokens are left")
         if not self.interactive:
-            self.note(statistics(conversation))
-
-
-def is_command(text: str) -> bool:
-    """Whether a text is no message; `//` begins a message that begins with a slash."""
-    return (text.startswith("/") and not text.startswith("//")) or text.strip() in ENDINGS
+            self.note(turn.statistics)

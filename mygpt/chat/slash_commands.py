@@ -1,4 +1,4 @@
-"""The slash commands."""
+"""The slash commands of `mygpt chat`."""
 
 from __future__ import annotations
 
@@ -6,53 +6,43 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from mygpt.chat.session import Session
 from mygpt.errors import InputError
 
-if TYPE_CHECKING:
-    from mygpt.chat.conversation import Conversation
-    from mygpt.chat.session import Session
-
-SUBMIT = "!submit"  # the line that sends a message of several
-ENDINGS = ("!quit", "!exit")  # litgpt's names of /exit
+SUBMIT = "!submit"  # the line that sends a message of several lines
+EXIT_ALIASES = ("!quit", "!exit")  # litgpt's names of /exit
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, by what `/help` says of it and what it does with the text that follows its name."""
+    """A slash command: two texts for `/help`, and the function that gets the text after the command's name."""
 
     usage: str
     summary: str
     run: Callable[[Session, str], None]
 
 
+def is_command(text: str) -> bool:
+    """Whether a text is a command and not a message. `//` begins a message that begins with a slash."""
+    return (text.startswith("/") and not text.startswith("//")) or text.strip() in EXIT_ALIASES
+
+
 def run_command(session: Session, text: str) -> None:
-    """Run what a text begins with.
+    """Run a command: its name, then what it takes.
 
     Raises:
-        InputError: there is no such command, or it cannot be done.
+        InputError: there is no such command, or it failed.
     """
-    name, rest = [*text.split(maxsplit=1), ""][:2] if text not in ENDINGS else ("/exit", "")
+    name, rest = [*text.split(maxsplit=1), ""][:2] if text not in EXIT_ALIASES else ("/exit", "")
     if (command := COMMANDS.get(name)) is None:
         raise InputError(f"there is no command {name}; /help lists them (write /{name} to send it as a text)")
     if rest and command.usage == name:
         raise InputError(f"{name} takes nothing after it, there is {rest!r}")
     command.run(session, rest)
-
-
-def statistics(conversation: Conversation) -> str:
-    """What the last answer took, in one line."""
-    if (turn := conversation.last) is None:
-        return "nothing was said yet"
-    return (
-        f"{turn.prompt_tokens} prompt tokens, {turn.reused_tokens} of them reused, first token after "
-        f"{turn.timing.ttft_s:.2f} s | {turn.new_tokens} new tokens, {turn.timing.tokens_per_s:.1f} tokens/s | "
-        + (f"{turn.speculation} | " if turn.speculation else "")
-        + f"{turn.context_left} tokens left | seed {turn.seed}"
-    )
 
 
 def _help(session: Session, _: str) -> None:
@@ -103,7 +93,7 @@ def _value(text: str) -> Any:
         raise InputError(f"the value is not YAML: {text}; put a text in quotes") from error
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            return float(value)  # 1e-3, which is no number to YAML
+            return float(value)  # 1e-3 is a string in YAML 1.1
     return value
 
 
@@ -158,7 +148,8 @@ def _path(command: str, file: str) -> Path:
 
 
 def _stats(session: Session, _: str) -> None:
-    session.note(statistics(session.conversation))
+    turn = session.conversation.last
+    session.note(turn.statistics if turn else "nothing was said yet")
 
 
 def _multiline(session: Session, _: str) -> None:
@@ -171,7 +162,9 @@ COMMANDS = {
     command.usage.split()[0]: command
     for command in (
         Command("/help", "list the commands", _help),
-        Command("/exit", f"end the session, as {', '.join(ENDINGS)}, an empty line and Ctrl-D do", _exit),
+        Command(
+            "/exit", f"end the session, as {', '.join(EXIT_ALIASES)}, an empty line and Ctrl-D do", _exit
+        ),
         Command("/clear", "forget everything said; the system message stays", _clear),
         Command("/system [TEXT]", 'show the system message, or change it ("" removes it)', _system),
         Command("/set [NAME VALUE]", "change a setting, or list them", _set),

@@ -1,4 +1,4 @@
-"""The line editor: history across runs, completion, messages of several lines."""
+"""The line editor of `mygpt chat`: history across runs, completion, messages of several lines."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
-from mygpt.chat.session import Session, is_command
-from mygpt.chat.slash_commands import COMMANDS, SUBMIT
+from mygpt.chat.dispatch import dispatch
+from mygpt.chat.session import Session
+from mygpt.chat.slash_commands import COMMANDS, SUBMIT, is_command
 
 
 def run_terminal(session: Session) -> None:
     """Read and handle texts until the session ends: by a command, an empty line, Ctrl-D, or Ctrl-C twice."""
     editor = _make_editor(session)
-    stopping = False  # Ctrl-C was the last thing pressed
+    stopping = False  # whether the last key was Ctrl-C
     while not session.done:
         try:
             text = editor.prompt()
             stopping = False
             if text.strip():
                 with _no_echo():
-                    session.handle(text)
+                    dispatch(session, text)
             elif not session.multiline:
                 return
         except EOFError:
@@ -45,10 +46,10 @@ def run_terminal(session: Session) -> None:
 
 @contextlib.contextmanager
 def _no_echo() -> Iterator[None]:
-    """While an answer is drawn, typed keys (Ctrl-C's `^C` too) would shift it; they appear at the next prompt."""
+    """Typed keys are not echoed while an answer is drawn: they would shift it. They appear at the next prompt."""
     try:
         import termios
-    except ImportError:  # Windows, where nothing is echoed but to who reads it
+    except ImportError:  # Windows: keys are echoed only while a program reads them
         yield
         return
     terminal = sys.stdin.fileno()
@@ -63,7 +64,7 @@ def _no_echo() -> Iterator[None]:
 
 
 def history_file() -> Path:
-    """Where what was typed is kept: in the user's folder for state (XDG Base Directory Specification)."""
+    """The history's file, in the user's state folder (XDG Base Directory Specification)."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     else:
@@ -93,7 +94,7 @@ def _make_editor(session: Session) -> PromptSession[str]:
         prompt_continuation="... ",
         history=_open_history(session),
         completer=_SlashCompleter(session),
-        # Elsewhere the menu's place would be kept free below the line, for nothing.
+        # For other texts, prompt_toolkit would keep empty lines free for a menu that never opens.
         complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
         key_bindings=_make_keys(multiline),
         output=create_output(always_prefer_tty=True),  # standard output may be a file
@@ -105,7 +106,7 @@ def _make_keys(multiline: Condition) -> KeyBindings:
 
     @keys.add("enter", filter=multiline)
     def _(event: KeyPressEvent) -> None:
-        """A new line; sends at the line `!submit`, and where there is but a command."""
+        """A new line. The line `!submit` sends the message, and a command runs at once."""
         buffer = event.current_buffer
         if buffer.document.current_line.strip() == SUBMIT:
             buffer.text = "\n".join(line for line in buffer.text.split("\n") if line.strip() != SUBMIT)
@@ -117,7 +118,7 @@ def _make_keys(multiline: Condition) -> KeyBindings:
 
     @keys.add("escape", "enter")
     def _(event: KeyPressEvent) -> None:
-        """Alt-Enter: what Enter does not."""
+        """Alt-Enter does what Enter does not."""
         if multiline():
             event.current_buffer.validate_and_handle()
         else:
@@ -127,13 +128,13 @@ def _make_keys(multiline: Condition) -> KeyBindings:
 
 
 class _SlashCompleter(Completer):
-    """Names of commands, and of settings after `/set`."""
+    """Completes names of commands and, after `/set`, of settings."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        """Those that begin with what stands before the cursor."""
+        """The names that begin with the text before the cursor."""
         text = document.text_before_cursor
         known = {f"/set {name}": "" for name in self._session.conversation.settings}
         if " " not in text:

@@ -1,6 +1,6 @@
-"""A conversation as a file: one line of JSON, its messages and the settings that it ran with.
+"""A conversation as a file: one line of JSON with the messages and the settings.
 
-As a line of `{"messages": […]}` it is also a row that `mygpt generate --prompts` reads.
+The line has the key "messages", so `mygpt generate --prompts` can read it as a row.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mygpt.errors import InputError
-
-Message = Mapping[str, Any]
+from mygpt.text.chat_template import Message
 
 
 def write_transcript(path: Path, messages: Sequence[Message], settings: Mapping[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Checkpoints as streams of (name, tensor): read, put into a model, written."""
+"""Checkpoints as streams of (name, tensor): read one, fill a model from it, write one."""

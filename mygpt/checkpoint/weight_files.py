@@ -1,4 +1,4 @@
-"""The files that weights come in: safetensors and `.bin`, single or sharded by an index. Streams their tensors."""
+"""Streams tensors from weight files: safetensors and `.bin`, single or sharded with an index."""
 
 from __future__ import annotations
 

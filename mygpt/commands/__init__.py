@@ -1,1 +1,1 @@
-"""One thin file a command: options in, load, decode, print."""
+"""The commands, a thin file each: parse options, load, decode, print."""

@@ -1,4 +1,4 @@
-"""How samples are shown: text or JSON on standard output, statistics on standard error."""
+"""Prints samples: text or JSON on standard output, statistics on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of one command: jsonargparse, with errors that follow the contract."""
+"""The option parser that the commands share: jsonargparse, with one-line errors."""
 
 from __future__ import annotations
 

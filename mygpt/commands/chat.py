@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mygpt.commands._parser import given, make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO
-from mygpt.hub.prefetch import read_ahead
+from mygpt.hub.prefetch import prefetch
 from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling, check_one_drafter
 
 GROUPS = (ReplOptions, ChatOptions, Sampling, LoadOptions)
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> None:
     if repl.load is not None:
         read_transcript(repl.load)  # what is wrong with it is told before the model is loaded
 
-    read_ahead(parsed.get("checkpoint"), loading.revision)
+    prefetch(parsed.get("checkpoint"), loading.revision)
     from mygpt.chat.conversation import Conversation  # torch comes in here
     from mygpt.chat.session import Session
     from mygpt.llm import LLM
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     session = Session(conversation, display, note, interactive=interactive, multiline=repl.multiline)
     name, loaded = parsed.get("checkpoint") or REPO, llm.loaded
     note(f"{name} | {loaded.placement} {loaded.precision} | /help lists the commands")
-    if not llm.prompter.is_chat:
+    if not llm.prompt_encoder.is_chat:
         note(
             "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"
         )

@@ -1,4 +1,4 @@
-"""`mygpt convert SOURCE TARGET`: a folder of safetensors, cast or quantized."""
+"""`mygpt convert SOURCE TARGET`: write a folder of safetensors, cast or quantized."""
 
 from __future__ import annotations
 

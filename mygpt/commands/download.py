@@ -7,7 +7,7 @@ from pathlib import Path
 from mygpt.commands._parser import make_parser, parse
 from mygpt.errors import InputError
 from mygpt.families import check_folder
-from mygpt.hub import resolve as hub
+from mygpt.hub.resolve import download as download_repo
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def download(
     """
     if repo != "list":
         target = None if checkpoint_dir is None else Path(checkpoint_dir).expanduser()
-        folder = hub.download(
+        folder = download_repo(
             repo, checkpoint_dir=target, access_token=access_token, revision=revision, check=check_folder
         )
         print(folder)

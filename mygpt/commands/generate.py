@@ -1,4 +1,4 @@
-"""`mygpt generate`: text from a prompt, or from a file of prompts."""
+"""`mygpt generate`: generate text from a prompt or a file of prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mygpt.commands._output import print_json, print_statistics, print_text
 from mygpt.commands._parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
-from mygpt.hub.prefetch import read_ahead
+from mygpt.hub.prefetch import prefetch
 from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
 from mygpt.parallel.rank_env import may_follow
 
@@ -39,7 +39,7 @@ def run(
     # Before the model, which takes longer. But a further rank, which stays in `load`, must leave standard input alone.
     prompts = None if may_follow() else read_prompts(parsed.prompt, options.prompts)
 
-    read_ahead(parsed.get("checkpoint"), loading.revision)
+    prefetch(parsed.get("checkpoint"), loading.revision)
     from mygpt.llm import LLM  # torch comes in here
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))

@@ -1,4 +1,4 @@
-"""`mygpt generate_sequentially`: generate, with the layers on several devices that work in turn."""
+"""`mygpt generate_sequentially`: generate with the layers partitioned over several devices, run in turn."""
 
 from collections.abc import Sequence
 

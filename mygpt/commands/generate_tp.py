@@ -1,4 +1,4 @@
-"""`mygpt generate_tp`: generate, with a slice of every matrix on each device."""
+"""`mygpt generate_tp`: generate with tensor parallelism, a slice of every matrix on each device."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""`mygpt plan`: the memory that a command takes on each device."""
+"""`mygpt plan`: how much memory a command needs on each device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Sequences of token ids: sampled, speculated, decoded, turned into text."""
+"""From prompt ids to new tokens and text: sampling, speculation, the decode loop, detokenization."""

@@ -1,4 +1,4 @@
-"""From token ids to text: what the decode loop gives, as pieces of text that may be shown."""
+"""Turns the token ids of the decode loop into pieces of text that can be shown."""
 
 from __future__ import annotations
 

@@ -15,18 +15,18 @@ from mygpt.engine.scheduler import decode
 from mygpt.engine.sequence import Sequence
 from mygpt.engine.speculation import ModelDrafter, make_drafter
 from mygpt.errors import InputError
-from mygpt.loading.load import Loaded
+from mygpt.loading.load import LoadedModel
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import Sampling, check_one_drafter
-from mygpt.text.chat_template import Prompter
+from mygpt.text.chat_template import PromptEncoder
 from mygpt.text.tokenizer import Tokenizer
 
 
 class Engine:
     """Runs sequences on a loaded model."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
 
     @property
@@ -37,16 +37,16 @@ class Engine:
     @property
     def tokenizer(self) -> Tokenizer:
         """Text to ids and back; InputError where the checkpoint holds no tokenizer."""
-        return self.prompter.tokenizer
+        return self.prompt_encoder.tokenizer
 
     @property
-    def prompter(self) -> Prompter:
+    def prompt_encoder(self) -> PromptEncoder:
         """Prompts to ids; InputError where the checkpoint holds no tokenizer."""
-        if self.loaded.prompter is None:
+        if self.loaded.prompt_encoder is None:
             raise InputError(
                 "the checkpoint holds no tokenizer: text needs its tokenizer.json beside the weights"
             )
-        return self.loaded.prompter
+        return self.loaded.prompt_encoder
 
     def batch(
         self,
@@ -84,8 +84,10 @@ class Engine:
             Sequence(prompt, min(max_new_tokens, self._room(prompt)), seed, own, self.loaded.stop_ids)
             for prompt, seed, own in zip(prompts, seeds, settings, strict=True)
         ]
-        prompter = self.loaded.prompter
-        tokenizer, style_stops = (prompter.tokenizer, prompter.stop_strings) if prompter else (None, ())
+        prompt_encoder = self.loaded.prompt_encoder
+        tokenizer, style_stops = (
+            (prompt_encoder.tokenizer, prompt_encoder.stop_strings) if prompt_encoder else (None, ())
+        )
         completions = [Completion(sequence, tokenizer, [*stop, *style_stops]) for sequence in sequences]
         return Batch(self.loaded, completions, cache, drafter)
 
@@ -120,7 +122,7 @@ class Batch:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         completions: SequenceOf[Completion],
         cache: KVCache | None = None,
         drafter: Drafter | None = None,

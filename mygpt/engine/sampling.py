@@ -1,4 +1,4 @@
-"""From logits to the next token: pure functions. The order of the filters is that of transformers.
+"""From logits to the next token, as pure functions. Filters run in the order of transformers.
 
 Shapes: B sequences, V vocabulary.
 """

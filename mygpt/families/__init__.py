@@ -1,4 +1,4 @@
-"""One file a family: `config.json` to `Config`, and the file's weight names to ours. Imports no torch."""
+"""The model families, a file each: `config.json` to `Config`, and the file's weight names to ours. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a family's file describes: how to read `config.json`, and a mapping of weight names as data."""
+"""`Family`: how to read a `config.json`, and a mapping of weight names as data."""
 
 from __future__ import annotations
 

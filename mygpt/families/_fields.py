@@ -1,4 +1,4 @@
-"""Typed reading of `config.json`, with errors that name the key, its value and what it must be."""
+"""Typed access to `config.json`. Errors name the key, its value and the values that it may have."""
 
 from __future__ import annotations
 

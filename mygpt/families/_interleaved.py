@@ -1,6 +1,7 @@
-"""Families that rotate neighbouring dimensions, 2i and 2i + 1: reordered while loading, as `rope.rotate` pairs them.
+"""For families that rotate neighbouring dimensions, 2i and 2i + 1: their rows are reordered while loading.
 
-Attention sees queries and keys by their products alone, which are the same in any order that both share.
+`rope.rotate` pairs dimension i with i + dim / 2. The order does not change the attention scores, as long as queries and
+keys have the same one.
 """
 
 from __future__ import annotations

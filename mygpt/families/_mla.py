@@ -1,4 +1,4 @@
-"""The latent attention and the experts of DeepSeek's configurations, and the names of their weights."""
+"""DeepSeek's multi-head latent attention (MLA) and experts: their configuration and weight names."""
 
 from __future__ import annotations
 
@@ -10,68 +10,69 @@ from mygpt.families import _interleaved, _moe, llama
 from mygpt.families._base import Split
 from mygpt.families._fields import Fields
 from mygpt.families._rope import yarn_score_factor
-from mygpt.model.config import Config, LatentConfig, MoEConfig, RouterType
+from mygpt.model.config import Config, MLAConfig, MoEConfig, RouterType
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def read_latent(fields: Fields) -> Config:
+def read_mla(fields: Fields) -> Config:
     """The configuration of a model of latent attention, but for its experts."""
-    latent = LatentConfig(
-        rank=fields.integer("kv_lora_rank", 512),
-        plain_dim=fields.integer("qk_nope_head_dim", 128),
-        rotated_dim=fields.integer("qk_rope_head_dim", 64),
-        value_dim=fields.integer("v_head_dim", 128),
-        query_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: none
+    mla = MLAConfig(
+        kv_lora_rank=fields.integer("kv_lora_rank", 512),
+        qk_nope_head_dim=fields.integer("qk_nope_head_dim", 128),
+        qk_rope_head_dim=fields.integer("qk_rope_head_dim", 64),
+        v_head_dim=fields.integer("v_head_dim", 128),
+        q_lora_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: none
         interleaved=fields.flag("rope_interleave", True),
     )
     n_heads = fields.integer("num_attention_heads")
     if fields.integer("num_key_value_heads", n_heads) != n_heads:
         raise fields.error("num_key_value_heads", f"'num_attention_heads' ({n_heads})")
     # All of Llama's head is rotated; here it is a part of the head.
-    config = llama.read_llama(Fields({**fields.raw, "head_dim": latent.rotated_dim}, fields.source))
-    if config.rope.dim != latent.rotated_dim:
+    config = llama.read_llama(Fields({**fields.raw, "head_dim": mla.qk_rope_head_dim}, fields.source))
+    if config.rope.dim != mla.qk_rope_head_dim:
         raise InputError(f"{fields.source}: 'partial_rotary_factor' is not supported with latent attention")
-    head_dim = latent.plain_dim + latent.rotated_dim
+    head_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim
     scale = head_dim**-0.5 * yarn_score_factor(fields, config.rope)
-    return replace(config, head_dim=head_dim, latent=latent, attention_scale=scale, mlp_bias=False)
+    return replace(config, head_dim=head_dim, mla=mla, attention_scale=scale, mlp_bias=False)
 
 
 def read_deepseek_moe(
     fields: Fields, n_layers: int, router: RouterType, *, grouped: bool, per_token: int | None = None
 ) -> MoEConfig:
     """The experts of DeepSeek's configurations, whose numbers the family gives defaults for."""
-    n_experts, n_chosen = _moe.read_experts(fields, "n_routed_experts", per_token=per_token)
-    n_groups, n_groups_chosen = _read_groups(fields, n_experts, n_chosen) if grouped else (1, 1)
+    n_experts, num_experts_per_tok = _moe.read_experts(fields, "n_routed_experts", per_token=per_token)
+    n_group, topk_group = _read_groups(fields, n_experts, num_experts_per_tok) if grouped else (1, 1)
     dense, step = fields.count("first_k_dense_replace"), fields.integer("moe_layer_freq", 1)
     width = fields.integer("moe_intermediate_size")
     return MoEConfig(
         n_experts=n_experts,
-        n_experts_per_token=n_chosen,
+        num_experts_per_tok=num_experts_per_tok,
         intermediate_size=width,
         norm_topk_prob=fields.flag("norm_topk_prob"),
         layers=tuple(i for i in range(dense, n_layers) if i % step == 0),
         shared_intermediate_size=fields.integer("n_shared_experts") * width,
         shared_gate=False,
         router=router,
-        n_groups=n_groups,
-        n_groups_chosen=n_groups_chosen,
-        weights_scale=fields.number("routed_scaling_factor"),
+        n_group=n_group,
+        topk_group=topk_group,
+        routed_scaling_factor=fields.number("routed_scaling_factor"),
     )
 
 
-def _read_groups(fields: Fields, n_experts: int, n_chosen: int) -> tuple[int, int]:
-    n_groups, n_groups_chosen = fields.integer("n_group"), fields.integer("topk_group")
-    if n_experts % n_groups:
+def _read_groups(fields: Fields, n_experts: int, num_experts_per_tok: int) -> tuple[int, int]:
+    n_group, topk_group = fields.integer("n_group"), fields.integer("topk_group")
+    if n_experts % n_group:
         raise fields.error("n_group", f"a divisor of 'n_routed_experts' ({n_experts})")
-    size = n_experts // n_groups
-    if n_groups_chosen > n_groups or n_groups_chosen * size < n_chosen:
+    size = n_experts // n_group
+    if topk_group > n_group or topk_group * size < num_experts_per_tok:
         raise fields.error(
             "topk_group",
-            f"at most 'n_group' ({n_groups}), and enough for 'num_experts_per_tok' ({n_chosen}), {size} experts each",
+            f"at most 'n_group' ({n_group}), and enough for 'num_experts_per_tok' ({num_experts_per_tok}), "
+            f"{size} experts each",
         )
-    return n_groups, n_groups_chosen
+    return n_group, topk_group
 
 
 def require(fields: Fields, key: str, *known: str) -> str:
@@ -88,30 +89,30 @@ def require(fields: Fields, key: str, *known: str) -> str:
 
 def split_queries(tensor: Tensor, config: Config) -> tuple[Tensor]:
     """(heads of plain then rotated rows, …) with the rotated rows as `rotate` takes them."""
-    assert config.latent is not None
-    return _by_halves(tensor, config.latent, config.head_dim)
+    assert config.mla is not None
+    return _by_halves(tensor, config.mla, config.head_dim)
 
 
-def split_latent(tensor: Tensor, config: Config) -> tuple[Tensor]:
+def split_kv_down(tensor: Tensor, config: Config) -> tuple[Tensor]:
     """(latent rows, then rotated ones of the key, …), which may be a bias, as `split_queries`."""
-    assert config.latent is not None
-    return _by_halves(tensor, config.latent, config.latent.rank + config.latent.rotated_dim)
+    assert config.mla is not None
+    return _by_halves(tensor, config.mla, config.mla.kv_lora_rank + config.mla.qk_rope_head_dim)
 
 
-def _by_halves(tensor: Tensor, latent: LatentConfig, size: int) -> tuple[Tensor]:
+def _by_halves(tensor: Tensor, mla: MLAConfig, size: int) -> tuple[Tensor]:
     """The last rows of each `size` are those that are rotated."""
-    if not latent.interleaved:
+    if not mla.interleaved:
         return (tensor,)
-    plain = size - latent.rotated_dim
-    order = [*range(plain), *(plain + i for i in _interleaved.halves(latent.rotated_dim))]
+    plain = size - mla.qk_rope_head_dim
+    order = [*range(plain), *(plain + i for i in _interleaved.halves(mla.qk_rope_head_dim))]
     return (tensor.view(-1, size, *tensor.shape[1:])[:, order].view(tensor.shape),)
 
 
 def split_keys_values(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """(heads of plain key then value rows, latent) to all heads' keys and all values."""
-    assert config.latent is not None
+    assert config.mla is not None
     heads = tensor.view(config.n_heads, -1, tensor.shape[1])
-    plain = config.latent.plain_dim
+    plain = config.mla.qk_nope_head_dim
     return heads[:, :plain].flatten(0, 1), heads[:, plain:].flatten(0, 1)
 
 
@@ -124,7 +125,7 @@ NAMES: dict[str, str | Split] = {
     "model.layers.{i}.self_attn.q_a_layernorm.weight": f"{_ATTENTION}.q.norm.weight",
     "model.layers.{i}.self_attn.q_b_proj.weight": Split((f"{_ATTENTION}.q.up.weight",), split_queries),
     "model.layers.{i}.self_attn.kv_a_proj_with_mqa.{p}": Split(
-        (f"{_ATTENTION}.kv_down.{{p}}",), split_latent
+        (f"{_ATTENTION}.kv_down.{{p}}",), split_kv_down
     ),
     "model.layers.{i}.self_attn.kv_a_layernorm.weight": f"{_ATTENTION}.kv_norm.weight",
     "model.layers.{i}.self_attn.kv_b_proj.weight": Split(

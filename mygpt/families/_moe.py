@@ -1,4 +1,4 @@
-"""The mixture of experts of a `config.json`, and the names of its weights."""
+"""The mixture of experts: its configuration and weight names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def read_experts(fields: Fields, *keys: str, per_token: int | None) -> tuple[int
     key = next((key for key in keys if fields.raw.get(key) is not None), keys[0])
     n_experts = fields.integer(key)
     default = () if per_token is None else (per_token,)
-    chosen = fields.integer("num_experts_per_tok", *default)
-    if chosen > n_experts:
+    num_experts_per_tok = fields.integer("num_experts_per_tok", *default)
+    if num_experts_per_tok > n_experts:
         raise fields.error("num_experts_per_tok", f"at most '{key}' ({n_experts})")
-    return n_experts, chosen
+    return n_experts, num_experts_per_tok
 
 
 def read_qwen_moe(fields: Fields, n_layers: int, *, per_token: int, shared_size: int = 0) -> MoEConfig:
@@ -32,10 +32,12 @@ def read_qwen_moe(fields: Fields, n_layers: int, *, per_token: int, shared_size:
     if not isinstance(dense, list) or not all(type(i) is int and 0 <= i < n_layers for i in dense):
         raise fields.error("mlp_only_layers", f"a list of layers, from 0 to {n_layers - 1}")
     # transformers 5 writes Qwen3's `num_experts` by Mixtral's name.
-    n_experts, n_chosen = read_experts(fields, "num_experts", "num_local_experts", per_token=per_token)
+    n_experts, num_experts_per_tok = read_experts(
+        fields, "num_experts", "num_local_experts", per_token=per_token
+    )
     return MoEConfig(
         n_experts=n_experts,
-        n_experts_per_token=n_chosen,
+        num_experts_per_tok=num_experts_per_tok,
         intermediate_size=fields.integer("moe_intermediate_size"),
         norm_topk_prob=fields.flag("norm_topk_prob", False),
         layers=tuple(i for i in range(n_layers) if (i + 1) % step == 0 and i not in dense),

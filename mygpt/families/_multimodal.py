@@ -1,4 +1,4 @@
-"""Repositories that hold a language model and an encoder of images: their language model alone is read."""
+"""Repositories with a language model and an image encoder. Only the language model is read."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The rotary embedding of a `config.json`, spelled the new way (`rope_parameters`) or the old (`rope_scaling`)."""
+"""The rotary embedding of a `config.json`, in its new spelling (`rope_parameters`) or its old one (`rope_scaling`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command R, Command R+ and Aya 23 (Cohere): attention and MLP side by side after one layer norm without bias."""
+"""Command R, Command R+ and Aya 23 (Cohere): attention and MLP in parallel, after one layer norm without bias."""
 
 from dataclasses import replace
 

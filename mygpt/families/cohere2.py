@@ -1,4 +1,4 @@
-"""Command R7B and Command A (Cohere, arXiv:2504.00698): Command R with windows, and no rotation where there is none."""
+"""Command R7B and Command A (Cohere, arXiv:2504.00698): Command R with windows; layers without one are not rotated."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""DeepSeek-V2 (arXiv:2405.04434): latent attention; experts of a few groups, and shared ones."""
+"""DeepSeek-V2 (arXiv:2405.04434): multi-head latent attention, experts in groups, and shared experts."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def _read_config(fields: Fields) -> Config:
     for key in ("norm_topk_prob", "mlp_bias"):
         if fields.flag(key, False):
             raise fields.error(key, "false")
-    config = _mla.read_latent(fields)
+    config = _mla.read_mla(fields)
     grouped = method == "group_limited_greedy"
     moe = _mla.read_deepseek_moe(fields, config.n_layers, "grouped_softmax", grouped=grouped)
     return replace(config, moe=moe)

@@ -1,4 +1,4 @@
-"""DeepSeek-V3 (arXiv:2412.19437): as V2, but each expert is scored by itself."""
+"""DeepSeek-V3 (arXiv:2412.19437): DeepSeek-V2 with a sigmoid router."""
 
 from dataclasses import replace
 
@@ -25,9 +25,9 @@ def _read_config(fields: Fields) -> Config:
     fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
     _mla.require(fields, "scoring_func", "sigmoid")
     _mla.require(fields, "topk_method", "noaux_tc")
-    config = _mla.read_latent(fields)
+    config = _mla.read_mla(fields)
     moe = _mla.read_deepseek_moe(fields, config.n_layers, "sigmoid", grouped=True)
-    if moe.n_experts < 2 * moe.n_groups:  # a group counts for as much as its best two
+    if moe.n_experts < 2 * moe.n_group:  # a group counts for as much as its best two
         raise fields.error("n_group", f"at most half of 'n_routed_experts' ({moe.n_experts})")
     return replace(config, moe=moe)
 
@@ -43,7 +43,7 @@ FAMILY = Family(
     read_config=_read_config,
     names={
         **_mla.NAMES,
-        "model.layers.{i}.mlp.gate.e_score_correction_bias": "layers.{i}.mlp.router.correction",
+        "model.layers.{i}.mlp.gate.e_score_correction_bias": "layers.{i}.mlp.router.e_score_correction_bias",
     },
     # The layer past the last predicts one token more, in training and for speculative decoding.
     skips_layers_past_the_last=True,

@@ -1,4 +1,4 @@
-"""EXAONE 4.0 (arXiv:2507.11407): norms behind attention and MLP, and rotation only where the window is, if any is."""
+"""EXAONE 4.0 (arXiv:2507.11407): norms after attention and MLP. If layers have windows, only those are rotated."""
 
 from dataclasses import replace
 

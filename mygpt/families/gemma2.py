@@ -1,4 +1,4 @@
-"""Gemma 2 (arXiv:2408.00118): Gemma with norms on both sides, capped scores and logits, every other layer a window."""
+"""Gemma 2 (arXiv:2408.00118): Gemma with norms before and after, softcaps, and a window in every second layer."""
 
 from dataclasses import replace
 

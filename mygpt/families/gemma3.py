@@ -1,4 +1,4 @@
-"""Gemma 3 with images (arXiv:2503.19786), of which the language model is read."""
+"""Gemma 3 with images (arXiv:2503.19786). Only the language model is read."""
 
 from mygpt.families import gemma3_text
 from mygpt.families._base import Family

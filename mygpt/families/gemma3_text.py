@@ -1,4 +1,4 @@
-"""Gemma 3's language model (arXiv:2503.19786): five layers with a window to one without, rotated differently."""
+"""Gemma 3's language model (arXiv:2503.19786): five of six layers have a window, and a rope of their own."""
 
 from dataclasses import replace
 

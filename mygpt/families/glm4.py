@@ -1,4 +1,4 @@
-"""GLM-4-0414 and GLM-Z1 (Z.ai): GLM-4 with norms on both sides of attention and MLP."""
+"""GLM-4-0414 and GLM-Z1 (Z.ai): GLM-4 with norms before and after attention and MLP."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al., 2019): learned positions in place of a rotation, layer norms, biases everywhere."""
+"""GPT-2 (Radford et al., 2019): learned positions instead of a rotary embedding, layer norms, biases everywhere."""
 
 from __future__ import annotations
 

@@ -36,7 +36,9 @@ def _read_config(fields: Fields) -> Config:
     if not raw.get("rope_parameters") and not raw.get("rope_scaling"):
         raw["rope_parameters"] = _DEFAULT_ROPE
     config = llama.read_llama(Fields(raw, fields.source))
-    n_experts, n_chosen = _moe.read_experts(fields, "num_local_experts", "num_experts", per_token=4)
+    n_experts, num_experts_per_tok = _moe.read_experts(
+        fields, "num_local_experts", "num_experts", per_token=4
+    )
     return replace(
         config,
         layer_windows=fields.windows(
@@ -49,7 +51,7 @@ def _read_config(fields: Fields) -> Config:
         mlp_bias=True,
         moe=MoEConfig(
             n_experts=n_experts,
-            n_experts_per_token=n_chosen,
+            num_experts_per_tok=num_experts_per_tok,
             intermediate_size=config.intermediate_size,
             norm_topk_prob=True,  # the same as a softmax over the chosen experts alone
             layers=tuple(range(config.n_layers)),

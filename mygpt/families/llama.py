@@ -1,4 +1,4 @@
-"""Llama and what is shaped like it: Llama 1 to 3.3, TinyLlama, Vicuna, SmolLM2, Falcon 3, and many more."""
+"""Llama and models of its architecture: Llama 1 to 3.3, TinyLlama, Vicuna, SmolLM2, Falcon 3, and many more."""
 
 from mygpt.families._base import Family, Split
 from mygpt.families._fields import Fields

@@ -1,4 +1,4 @@
-"""Ministral 3 (Mistral AI, 2025): Mistral with YaRN, and queries that grow with their position as in Llama 4."""
+"""Ministral 3 (Mistral AI, 2025): Mistral with YaRN and Llama 4's scaling of queries by position."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Mistral (arXiv:2310.06825): Llama with a sliding window in every layer, where the file gives one."""
+"""Mistral (arXiv:2310.06825): Llama with a sliding window in every layer, if the file gives one."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Mistral with images (Mistral Small 3.1, Ministral 3), of which the language model is read."""
+"""Mistral with images (Mistral Small 3.1, Ministral 3). Only the language model is read."""
 
 from mygpt.families._base import Family
 from mygpt.families._fields import Fields

@@ -1,4 +1,4 @@
-"""Mixtral (arXiv:2401.04088): Mistral with eight experts in place of each MLP, of which a token takes two."""
+"""Mixtral (arXiv:2401.04088): Mistral with eight experts instead of each MLP; a token runs through two."""
 
 from dataclasses import replace
 
@@ -17,7 +17,9 @@ _DEFAULTS = {
 
 def _read_config(fields: Fields) -> Config:
     config = llama.read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
-    n_experts, n_chosen = _moe.read_experts(fields, "num_local_experts", "num_experts", per_token=2)
+    n_experts, num_experts_per_tok = _moe.read_experts(
+        fields, "num_local_experts", "num_experts", per_token=2
+    )
     return replace(
         config,
         attention_bias=False,
@@ -26,7 +28,7 @@ def _read_config(fields: Fields) -> Config:
         layer_windows=fields.window_everywhere(config.n_layers),
         moe=MoEConfig(
             n_experts=n_experts,
-            n_experts_per_token=n_chosen,
+            num_experts_per_tok=num_experts_per_tok,
             intermediate_size=config.intermediate_size,
             norm_topk_prob=True,
             layers=tuple(range(config.n_layers)),

@@ -1,4 +1,4 @@
-"""OLMo (arXiv:2402.00838): Llama with layer norms that learn nothing, and clipped projections."""
+"""OLMo (arXiv:2402.00838): Llama with layer norms without weights, and clipped queries, keys and values."""
 
 from dataclasses import replace
 

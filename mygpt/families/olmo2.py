@@ -1,4 +1,4 @@
-"""OLMo 2 (arXiv:2501.00656): Llama with the norms behind attention and MLP, and norms of all queries and keys."""
+"""OLMo 2 (arXiv:2501.00656): Llama with norms after attention and MLP, and over all queries and all keys."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""OLMo 3 (arXiv:2512.13961): OLMo 2 with a window in three of four layers, whose rope is never scaled."""
+"""OLMo 3 (arXiv:2512.13961): OLMo 2 with a window in three of four layers; their rope is never scaled."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Phi-1, Phi-1.5 and Phi-2 (arXiv:2309.05463): attention and a plain MLP side by side after one norm."""
+"""Phi-1, Phi-1.5 and Phi-2 (arXiv:2309.05463): attention and a plain MLP in parallel, after one norm."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Phi-3, Phi-3.5, Phi-4 and Phi-4-mini (arXiv:2404.14219): Llama with fused weights and rope stretched by lists."""
+"""Phi-3, Phi-3.5, Phi-4 and Phi-4-mini (arXiv:2404.14219): Llama with fused weights and the rope type longrope."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

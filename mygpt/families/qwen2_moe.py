@@ -1,4 +1,4 @@
-"""Qwen2 MoE: Qwen2 with experts in place of some MLPs, and beside them one that every token runs through."""
+"""Qwen2 MoE: Qwen2 with experts instead of some MLPs, and a shared expert for every token."""
 
 from dataclasses import replace
 

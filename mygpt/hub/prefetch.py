@@ -1,4 +1,4 @@
-"""Reads a model's weights from the disk while Python imports torch: when they are mapped, they are in memory."""
+"""Read a model's weights from the disk while Python imports torch: they are in memory when they are mapped."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from pathlib import Path
 
 from mygpt.checkpoint.index import is_index, read_index, weights_entry
 from mygpt.errors import InputError
-from mygpt.hub import default_model
-from mygpt.hub import resolve as hub
+from mygpt.hub.default_model import REPO
+from mygpt.hub.resolve import find
 
 
-def read_ahead(checkpoint: str | None, revision: str | None = None) -> threading.Thread:
-    """Begin, where the model is here and half of the machine's memory holds it; returns what does it."""
-    thread = threading.Thread(
-        target=_read, args=(checkpoint or default_model.REPO, revision), daemon=True, name="mygpt-read"
-    )
+def prefetch(checkpoint: str | None, revision: str | None = None) -> threading.Thread:
+    """Start to read the weights; returns the thread that does it.
+
+    It does nothing for a model that must be downloaded first, or is larger than half of the machine's memory.
+    """
+    arguments = (checkpoint or REPO, revision)
+    thread = threading.Thread(target=_prefetch, args=arguments, daemon=True, name="mygpt-prefetch")
     thread.start()
     return thread
 
 
-def _read(checkpoint: str, revision: str | None) -> None:
-    with contextlib.suppress(InputError, OSError, AttributeError):  # `load` tells; a system without fadvise
-        path = hub.find(checkpoint, revision)
+def _prefetch(checkpoint: str, revision: str | None) -> None:
+    # `load` will report errors. AttributeError: a system without fadvise.
+    with contextlib.suppress(InputError, OSError, AttributeError):
+        path = find(checkpoint, revision)
         files = _weight_files(path) if path is not None else []
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if sum(file.stat().st_size for file in files) <= memory / 2:
             for file in files:
-                _fetch(file)
+                _will_need(file)
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -41,7 +44,7 @@ def _weight_files(path: Path) -> list[Path]:
     return [path / name for name in read_index(path / entry)] if is_index(entry) else [path / entry]
 
 
-def _fetch(file: Path) -> None:
+def _will_need(file: Path) -> None:
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)

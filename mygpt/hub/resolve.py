@@ -1,4 +1,4 @@
-"""A CHECKPOINT argument -> a local folder or `.gguf` file, downloaded from the Hub if need be."""
+"""From a CHECKPOINT argument to a local folder or `.gguf` file, downloaded from the Hub if necessary."""
 
 import re
 import sys
@@ -7,15 +7,14 @@ from pathlib import Path
 
 from mygpt.checkpoint.index import is_index, read_index
 from mygpt.errors import InputError, RunError
-from mygpt.hub import default_model
-from mygpt.hub import files as hub_files
+from mygpt.hub.default_model import REPO, fetch_default, find_default
 from mygpt.hub.errors import HubUnreachableError, explain, hub_url
-from mygpt.hub.resume import continue_file
+from mygpt.hub.files import CONFIG, missing_files, needed_files
+from mygpt.hub.resume import resume_file
 
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
 
-
-# Looks at a folder that holds all but the weights, and raises InputError where these would be of no use.
+# Gets a folder that holds all files but the weights; raises InputError if mygpt could not run the weights.
 Check = Callable[[Path], None]
 
 
@@ -39,16 +38,16 @@ def resolve(
         InputError: no such path, repository or revision, no access to it, or no connection.
         RunError: the download could not be stored.
     """
-    checkpoint = default_model.REPO if checkpoint is None else checkpoint
+    checkpoint = REPO if checkpoint is None else checkpoint
     found = find(checkpoint, revision)
     return found or download(checkpoint, access_token=access_token, revision=revision, check=check)
 
 
 def find(checkpoint: str, revision: str | None = None) -> Path | None:
-    """A model that is here already; None where it must be downloaded.
+    """A model that is on this machine already; None if it must be downloaded.
 
     Raises:
-        InputError: there is no such path, or it can be none and no repository either.
+        InputError: there is no such path, or the name is neither a path nor a repository.
     """
     path = _local_path(checkpoint)
     if path is not None and revision is not None:
@@ -61,7 +60,7 @@ def find(checkpoint: str, revision: str | None = None) -> Path | None:
     found = None if revision is not None else _in_checkpoints(repo)
     found = found or _in_cache(repo, revision)
     if found is None and _is_default(repo, revision):
-        found = default_model.cached()
+        found = find_default()
     return found
 
 
@@ -73,9 +72,9 @@ def download(
     revision: str | None = None,
     check: Check | None = None,
 ) -> Path:
-    """Fetch what mygpt needs of a Hub repository, also when an older version of it is here.
+    """Download what mygpt needs of a Hub repository, also if an older version of it is on this machine.
 
-    Files that are here are kept, and half a file is continued (see `hub_resume`).
+    Complete files are kept, and incomplete ones are resumed (see `resume.py`).
 
     Args:
         repo: the Hub repository, `owner/name`.
@@ -94,14 +93,14 @@ def download(
         return _fetch(repo, target, access_token, revision, check)
     except HubUnreachableError:
         if target is None and _is_default(repo, revision):
-            return default_model.fetch()
+            return fetch_default()
         raise
 
 
 def find_config(
     checkpoint: str | None, *, access_token: str | None = None, revision: str | None = None
 ) -> Path:
-    """The `config.json` or `.gguf` file that describes a model, of which no weights need be here.
+    """The `config.json` or `.gguf` file that describes a model. The weights need not be on this machine.
 
     Args:
         checkpoint: as in `resolve`, or a `.json` file.
@@ -109,23 +108,23 @@ def find_config(
         revision: as in `resolve`.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
         RunError: the download could not be stored.
     """
-    name = default_model.REPO if checkpoint is None else checkpoint
+    name = REPO if checkpoint is None else checkpoint
     if name.lower().endswith(".json"):
         if not Path(name).expanduser().is_file():
             raise InputError(f"no such file: {name!r}")
         return Path(name).expanduser()
     if _local_path(name) is not None:
         path = resolve(name, revision=revision)
-        return path if path.is_file() else path / hub_files.CONFIG
+        return path if path.is_file() else path / CONFIG
     repo = _repo_id(name)
-    local = CHECKPOINTS / repo / hub_files.CONFIG
+    local = CHECKPOINTS / repo / CONFIG
     if local.is_file() and revision is None:
         return local
-    if _is_default(repo, revision) and (found := default_model.cached()):
-        return found if found.is_file() else found / hub_files.CONFIG
+    if _is_default(repo, revision) and (found := find_default()):
+        return found if found.is_file() else found / CONFIG
     return _fetch_config(repo, access_token, revision)
 
 
@@ -133,21 +132,21 @@ def _fetch_config(repo: str, access_token: str | None, revision: str | None) -> 
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
 
-    cached = try_to_load_from_cache(repo, hub_files.CONFIG, revision=revision)
+    cached = try_to_load_from_cache(repo, CONFIG, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
     try:
-        return Path(hf_hub_download(repo, hub_files.CONFIG, revision=revision, token=access_token))
+        return Path(hf_hub_download(repo, CONFIG, revision=revision, token=access_token))
     except EntryNotFoundError as error:
         raise InputError(
-            f"{repo} holds no {hub_files.CONFIG}: choose a repository in the Hugging Face layout"
+            f"{repo} holds no {CONFIG}: choose a repository in the Hugging Face layout"
         ) from error
     except (HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise explain(error, repo, revision) from error
 
 
 def _is_default(repo: str, revision: str | None) -> bool:
-    return repo == default_model.REPO and revision is None
+    return repo == REPO and revision is None
 
 
 def _local_path(checkpoint: str) -> Path | None:
@@ -159,10 +158,12 @@ def _local_path(checkpoint: str) -> Path | None:
         if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
             return path
         exists = path.exists()
-    except (OSError, RuntimeError):  # a name too long, or ~user of nobody
+    except (OSError, RuntimeError):  # a name that is too long, or an unknown ~user
         exists = False
     if exists:
-        raise InputError(f"{checkpoint!r} is neither a folder nor a .gguf file: pass the folder it lies in")
+        raise InputError(
+            f"{checkpoint!r} is neither a folder nor a .gguf file: pass the folder that holds it"
+        )
     if checkpoint.startswith((".", "/", "~")) or checkpoint.lower().endswith(".gguf"):
         raise InputError(f"no such folder or file: {checkpoint!r}")
     return None
@@ -183,8 +184,8 @@ def _in_checkpoints(repo: str) -> Path | None:
     folder = CHECKPOINTS / repo
     if not folder.is_dir():
         return None
-    if missing := hub_files.missing_files(folder):
-        # To pass on to the cache would fetch all of a half-downloaded model once more.
+    if missing := missing_files(folder):
+        # If the cache came next, a half-downloaded model would be downloaded again, all of it.
         raise InputError(
             f"{folder} is incomplete, it lacks {', '.join(missing[:3])}: move it away, or complete it with "
             f"mygpt download {repo} --checkpoint_dir {CHECKPOINTS}"
@@ -195,11 +196,11 @@ def _in_checkpoints(repo: str) -> Path | None:
 def _in_cache(repo: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, hub_files.CONFIG, revision=revision)
+    config = try_to_load_from_cache(repo, CONFIG, revision=revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    return None if hub_files.missing_files(folder) else folder
+    return None if missing_files(folder) else folder
 
 
 def _fetch(
@@ -217,7 +218,7 @@ def _fetch(
         return _fetch_files(repo, target, access_token, revision, check)
     except (InputError, RunError):
         raise
-    # HTTP and disk; an answer that is not the Hub's JSON (ValueError, KeyError); hf_xet (RuntimeError)
+    # HTTP and disk errors; an answer that is not the Hub's JSON (ValueError, KeyError); hf_xet (RuntimeError)
     except (HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise explain(error, repo, revision) from error
 
@@ -225,19 +226,19 @@ def _fetch(
 def _fetch_files(
     repo: str, target: Path | None, token: str | None, revision: str | None, check: Check | None
 ) -> Path:
-    """Fetch the small files first, so that wherever the weights are complete, everything is."""
+    """Fetch the small files first: where the weights are complete, everything is."""
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     names = {file.rfilename for file in info.siblings or ()}
     commit = info.sha
-    small, weights = hub_files.needed_files(repo, names)
+    small, weights = needed_files(repo, names)
     print(f"downloading {repo} from {hub_url()}", file=sys.stderr)
 
     def fetch(name: str) -> Path:
         return Path(hf_hub_download(repo, name, revision=commit, local_dir=target, token=token))
 
-    # One file after the other: Ctrl-C would wait for the threads of snapshot_download, and Xet, the Hub's own
+    # One file after the other. snapshot_download has threads, and Ctrl-C would wait for them; Xet, the Hub's own
     # protocol, fetches the parts of one file in parallel anyway.
     folder = [fetch(name).parent for name in small][-1]
     if check is not None:
@@ -246,9 +247,9 @@ def _fetch_files(
     if absent := sorted(set(weight_files) - names):
         raise InputError(f"{repo} is broken, its {weights} names {absent[0]}, which it does not hold")
     for name in weight_files:
-        continue_file(repo, name, commit, target, token)
+        resume_file(repo, name, commit, target, token)
         fetch(name)
     if target is None:
         # The cache's branch moves last: until then an older, complete snapshot stays the one in use.
-        hf_hub_download(repo, hub_files.CONFIG, revision=revision, token=token)
+        hf_hub_download(repo, CONFIG, revision=revision, token=token)
     return folder

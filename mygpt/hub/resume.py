@@ -1,7 +1,7 @@
-"""Downloads that go on where an earlier run was interrupted.
+"""Resume a download that an earlier run did not finish.
 
-huggingface_hub keeps the files that arrived whole, but throws away what it has of the one that did not (seen
-in 2.4), which for weights is gigabytes. Files sent over Xet, the Hub's own protocol, cannot be continued.
+huggingface_hub keeps complete files but deletes an incomplete one (seen in 2.4), which for weights is gigabytes.
+Files sent over Xet, the Hub's own protocol, cannot be resumed.
 """
 
 import re
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
 
-def continue_file(repo: str, name: str, commit: str | None, target: Path | None, token: str | None) -> None:
-    """Download a file, or the rest of it, to where `hf_hub_download` then finds it. See `hub.download`.
+def resume_file(repo: str, name: str, commit: str | None, target: Path | None, token: str | None) -> None:
+    """Download a file, or the rest of it, to the path where `hf_hub_download` will find it. See `resolve.download`.
 
     Raises:
-        RunError: the file arrived, but is not what the Hub has.
+        RunError: the file arrived, but it differs from the Hub's.
     """
     from filelock import FileLock
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -43,7 +43,7 @@ def continue_file(repo: str, name: str, commit: str | None, target: Path | None,
 
 
 def _final_path(repo: str, name: str, file: "HfFileMetadata", target: Path | None) -> Path | None:
-    """Where huggingface_hub would put this file; None where we cannot or need not help it."""
+    """The path where huggingface_hub would put this file; None if it must not or need not be resumed."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -53,7 +53,7 @@ def _final_path(repo: str, name: str, file: "HfFileMetadata", target: Path | Non
     if target is None:
         folder = repo_folder_name(repo_id=repo, repo_type="model")
         return Path(constants.HF_HUB_CACHE, folder, "blobs", file.etag)
-    # huggingface_hub takes over a file that it did not write itself only if the etag is its SHA-256.
+    # huggingface_hub accepts a file that it did not write only if the etag is the file's SHA-256.
     return target / name if _is_sha256(file.etag) and not (target / name).exists() else None
 
 
@@ -83,7 +83,7 @@ def _download_rest(url: str, part: Path, file: "HfFileMetadata", name: str, toke
 
 
 def _intact(part: Path, file: "HfFileMetadata") -> bool:
-    """Whether a file put together by several runs is what the Hub has, as far as its etag can tell."""
+    """Whether a file that several runs downloaded is the Hub's, as far as its etag can tell."""
     from huggingface_hub.utils.sha import sha_fileobj
 
     if not _is_sha256(file.etag):

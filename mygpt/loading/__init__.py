@@ -1,1 +1,1 @@
-"""A checkpoint and options to a model that is ready to run; plans of the same without weights."""
+"""From a checkpoint and options to a model that is ready to run, and plans of it without weights."""

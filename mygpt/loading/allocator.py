@@ -1,4 +1,4 @@
-"""The C library's memory allocator."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 

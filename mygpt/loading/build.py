@@ -1,4 +1,4 @@
-"""A checkpoint and a placement to the model, or to this rank's part of it."""
+"""Builds the model, or this rank's part of it, from a checkpoint and a placement."""
 
 from __future__ import annotations
 

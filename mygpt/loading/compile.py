@@ -1,8 +1,8 @@
-"""`--compile`: the blocks of a model through torch.compile, each kind of forward pass by itself.
+"""`--compile`: the blocks of a model through torch.compile, once for each kind of forward pass.
 
-The kinds are few: a prompt; more of a sequence, as a turn or a draft; one token. Each for one sequence and for several.
-Sizes within a kind are symbols, so nothing is compiled anew as sequences grow. Layers alike share their code, which is
-kept in mygpt's cache folder from run to run. On one GPU the step of one token is a CUDA graph besides.
+The kinds: a prompt; more of a sequence (a turn or a draft); one token. Each for one sequence and for several. Sizes
+within a kind are symbolic, so nothing is compiled anew as sequences grow. Layers of the same kind share their code,
+which mygpt's cache folder keeps from run to run. On one GPU the step of one token is also a CUDA graph.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one place that puts checkpoint, model, placement, tokenizer and prompts together."""
+"""Loads a model: puts checkpoint, model, placement, tokenizer and prompt encoder together, for all commands."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mygpt.options import LoadOptions
 from mygpt.parallel.placement import choose_placement
 from mygpt.parallel.remote_model import Channel, Leader, follow
 from mygpt.quantize.linear import Summary, summarize
-from mygpt.text.chat_template import Prompter
+from mygpt.text.chat_template import PromptEncoder
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model ready to run, and what belongs to it.
 
     Attributes:
         model: on its devices; `Leader` where several processes run it.
-        prompter: None where the checkpoint holds no tokenizer, so that ids alone can be run.
+        prompt_encoder: None where the checkpoint holds no tokenizer, so that ids alone can be run.
         stop_ids: the end tokens.
         devices: their names, in the order of the layers or ranks.
         precision: as `--precision`.
@@ -42,14 +42,14 @@ class Loaded:
     """
 
     model: GPT | Compiled | Leader
-    prompter: Prompter | None
+    prompt_encoder: PromptEncoder | None
     stop_ids: frozenset[int]
     devices: tuple[str, ...]
     precision: str
     strategy: str | None
     load_s: float
     quantized: Summary | None = None
-    draft: Loaded | None = None
+    draft: LoadedModel | None = None
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +66,7 @@ class Loaded:
     def vocab_size(self) -> int:
         """Ids from here on are padding of the embedding, and have no text."""
         size = self.model.config.vocab_size
-        return min(size, self.prompter.tokenizer.vocab_size) if self.prompter else size
+        return min(size, self.prompt_encoder.tokenizer.vocab_size) if self.prompt_encoder else size
 
     def peak_memory(self) -> list[int]:
         """The most bytes that each device held; on the CPU, each process."""
@@ -77,7 +77,7 @@ class Loaded:
         return [peak_memory_bytes(device) for device in distinct.values()]
 
 
-def load(name: str | None, options: LoadOptions) -> Loaded:
+def load(name: str | None, options: LoadOptions) -> LoadedModel:
     """Find the checkpoint `name` (None: the default model) and put it on its devices.
 
     With several ranks, this returns in rank 0 alone: the others follow it until it ends.
@@ -91,8 +91,8 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     # Before the weights, which take longer to read: a broken tokenizer or style is told at once.
     tokenizer = checkpoint.tokenizer()
     folder = path if path.is_dir() else None
-    prompter = Prompter.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
-    stop_ids = _stop_ids(checkpoint, prompter)
+    prompt_encoder = PromptEncoder.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
+    stop_ids = _stop_ids(checkpoint, prompt_encoder)
     family, config = read_config(checkpoint.config, str(checkpoint.path))
     placement = choose_placement(config, options)
     if options.compile:
@@ -109,12 +109,12 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
             sys.exit()
         placed = Leader(runner, channel)
     names, strategy = placement.names, placement.strategy
-    loaded = Loaded(placed, prompter, stop_ids, names, precision, strategy, 0.0, quantized)
+    loaded = LoadedModel(placed, prompt_encoder, stop_ids, names, precision, strategy, 0.0, quantized)
     draft = load_draft(options.draft, loaded, options) if options.draft else None
     return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
 
 
-def load_draft(name: str, target: Loaded, options: LoadOptions) -> Loaded:
+def load_draft(name: str, target: LoadedModel, options: LoadOptions) -> LoadedModel:
     """The model of `--draft` beside the one that it drafts for: on its first device, in its precision.
 
     Raises:
@@ -138,19 +138,21 @@ def load_draft(name: str, target: Loaded, options: LoadOptions) -> Loaded:
     return draft
 
 
-def check_same_vocabulary(name: str, draft: Loaded, target: Loaded) -> None:
+def check_same_vocabulary(name: str, draft: LoadedModel, target: LoadedModel) -> None:
     """See that every id is the same token of both models; without tokenizers, that they have as many.
 
     Raises:
         InputError: it is not so.
     """
     advice = "take a smaller model of the same family"
-    if draft.prompter is None or target.prompter is None:
+    if draft.prompt_encoder is None or target.prompt_encoder is None:
         sizes = draft.vocab_size, target.vocab_size
         if sizes[0] != sizes[1]:
             raise InputError(f"--draft {name}: it has {sizes[0]} ids and the model {sizes[1]}; {advice}")
         return
-    ours, theirs = (loaded.prompter.tokenizer.vocabulary for loaded in (target, draft) if loaded.prompter)
+    ours, theirs = (
+        loaded.prompt_encoder.tokenizer.vocabulary for loaded in (target, draft) if loaded.prompt_encoder
+    )
     if differing := ours.items() ^ theirs.items():
         token, token_id = min(differing, key=lambda item: item[1])
         raise InputError(
@@ -159,9 +161,9 @@ def check_same_vocabulary(name: str, draft: Loaded, target: Loaded) -> None:
         )
 
 
-def _stop_ids(checkpoint: Checkpoint, prompter: Prompter | None) -> frozenset[int]:
+def _stop_ids(checkpoint: Checkpoint, prompt_encoder: PromptEncoder | None) -> frozenset[int]:
     """Every end token that the repository names, wherever it does."""
-    ids = {*prompter.tokenizer.eos_ids(), *prompter.stop_token_ids} if prompter else set()
+    ids = {*prompt_encoder.tokenizer.eos_ids(), *prompt_encoder.stop_token_ids} if prompt_encoder else set()
     text = checkpoint.config.get("text_config")  # a multimodal repository's
     for values in (checkpoint.config, text if isinstance(text, dict) else {}, checkpoint.generation_config):
         eos = values.get("eos_token_id")

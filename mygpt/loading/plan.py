@@ -1,7 +1,7 @@
-"""Will it fit? The bytes of a model on each device, by the code of the commands, without its weights.
+"""Will it fit? Counts the bytes of a model on each device with the code of the commands, without weights.
 
-The model stands on the meta device, where tensors have sizes and no content; it is cast, quantized, partitioned and
-sharded there as it would be while loading.
+The model is built on the meta device, where tensors have sizes and no data. There it is cast, quantized, partitioned
+and sharded as it would be while loading.
 """
 
 from __future__ import annotations

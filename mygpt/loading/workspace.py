@@ -1,4 +1,4 @@
-"""How much memory a forward pass takes beside weights and cache: an estimate from above, out of the modules' sizes.
+"""An upper estimate of the memory that a forward pass needs beside weights and cache, from the modules' sizes.
 
 Shapes: B sequences, T tokens of a pass, S tokens to attend to, C hidden size, H query heads, D dimensions per head,
 V vocabulary.
@@ -91,10 +91,10 @@ def _attention_bytes(
     new = min(work.prompt_tokens, PREFILL_CHUNK)
     masked = new < work.prompt_tokens or config.attention_sinks or any(0 < w < new for w in config.windows)
     grouped = masked and device_type == "cuda" and config.n_kv_heads < config.n_heads
-    written_out = config.attention_softcap is not None or config.latent is not None or grouped
+    written_out = config.attention_softcap is not None or config.mla is not None or grouped
     output = layer.get_submodule("attention.output")
     assert isinstance(output, Linear)
-    heads = output.in_features // (config.latent.value_dim if config.latent else config.head_dim)
+    heads = output.in_features // (config.mla.v_head_dim if config.mla else config.head_dim)
     pairs = work.batch_size * new * work.prompt_tokens
     total = pairs * (2 + itemsize) if masked or written_out else 0
     if written_out:
@@ -109,7 +109,7 @@ def read_bytes(sizes: dict[str, int], config: Config, rows: int) -> float:
     All but the table that ids are looked up in, and of experts those alone that are chosen.
     """
     moe = config.moe
-    chosen = min(1.0, rows * moe.n_experts_per_token / moe.n_experts) if moe else 1.0
+    chosen = min(1.0, rows * moe.num_experts_per_tok / moe.n_experts) if moe else 1.0
     total = 0.0
     for name, size in sizes.items():
         looked_up = name.startswith("position_embed.") or (

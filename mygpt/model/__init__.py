@@ -1,1 +1,1 @@
-"""The model: single-device code that knows of no placement, no file and no name of a model."""
+"""The model: single-device code. It knows no placement, no file and no model's name."""

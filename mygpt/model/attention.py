@@ -1,4 +1,4 @@
-"""Attention: projections, rotation, cache, and who looks at whom.
+"""Attention: projections, rotary embedding, cache, masks.
 
 Shapes: B sequences, T tokens, S tokens to attend to, C hidden size, H query heads, K key-value heads,
 D dimensions per head. Head counts come from the weights.

@@ -1,4 +1,4 @@
-"""The architecture of a model, as facts. A family's file reads them out of `config.json`."""
+"""`Config`: the architecture of a model. A family's file reads it from `config.json`."""
 
 from __future__ import annotations
 
@@ -44,31 +44,32 @@ class QueryScaling:
 
 @dataclass(frozen=True)
 class MoEConfig:
-    """Sparse mixtures of experts: in some layers, several small MLPs of which each token runs through a few."""
+    """Sparse mixture of experts: some layers have several small MLPs, and each token runs through a few of them."""
 
     n_experts: int
-    n_experts_per_token: int
+    num_experts_per_tok: int
     intermediate_size: int  # width of an expert
-    norm_topk_prob: bool  # the chosen experts' weights sum to 1
-    layers: tuple[int, ...]  # which have experts; the others have the dense MLP
-    shared_intermediate_size: int = 0  # width of an expert that every token runs through; 0: none
-    shared_gate: bool = True  # each token scales what the shared expert adds
+    norm_topk_prob: bool  # the weights of a token's experts sum to 1
+    layers: tuple[int, ...]  # those with experts; the others have the dense MLP
+    shared_intermediate_size: int = 0  # width of the expert that every token runs through; 0: none
+    shared_gate: bool = True  # a gate scales the shared expert's output, token by token
     router: RouterType = "softmax"
     router_bias: bool = False
-    n_groups: int = 1  # grouped_softmax, sigmoid: of the experts, equal in size
-    n_groups_chosen: int = 1  # grouped_softmax, sigmoid: a token's experts are of so many groups
-    weights_scale: float = 1.0  # grouped_softmax, sigmoid: multiplies the chosen experts' weights
+    # Of the routers grouped_softmax and sigmoid:
+    n_group: int = 1  # groups of experts, equal in size
+    topk_group: int = 1  # groups that a token's experts come from
+    routed_scaling_factor: float = 1.0  # multiplies the weights of a token's experts
 
 
 @dataclass(frozen=True)
-class LatentConfig:
+class MLAConfig:
     """Multi-head latent attention: keys and values of all heads are made from one latent per token."""
 
-    rank: int  # dimensions of the latent
-    plain_dim: int  # dimensions of a head's queries and keys that are not rotated
-    rotated_dim: int  # those that are; their key is the same for all heads
-    value_dim: int  # of a head's values
-    query_rank: int = 0  # dimensions that queries are projected through; 0: they are projected directly
+    kv_lora_rank: int  # dimensions of the latent
+    qk_nope_head_dim: int  # dimensions of a head's queries and keys that are not rotated
+    qk_rope_head_dim: int  # those that are; their key is the same for all heads
+    v_head_dim: int  # of a head's values
+    q_lora_rank: int = 0  # dimensions that queries are projected through; 0: they are projected directly
     norm_eps: float = 1e-6  # of the latents' norms
     interleaved: bool = True  # in the file, the two rows of a rotated pair stand side by side
 
@@ -101,7 +102,7 @@ class Config:
     shared_norm: bool = False  # parallel residual only: one norm feeds attention and MLP
     mlp: Literal["gated", "plain"] = "gated"
     moe: MoEConfig | None = None  # in place of the MLP, in the layers that it names
-    latent: LatentConfig | None = None  # attention is over latents
+    mla: MLAConfig | None = None  # attention is over latents
     activation: Activation = "silu"
     clamped_swiglu: ClampedSwiGLU | None = None  # in place of the gated MLP's activation and product
     window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another

@@ -1,4 +1,4 @@
-"""Tokens through a block of the commonest kind, in one call of a kernel.
+"""A block of the most common kind in one call of a kernel.
 
 Shapes: B sequences, T tokens, C hidden size.
 """

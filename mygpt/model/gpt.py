@@ -1,8 +1,8 @@
-"""The model: single-device code that knows of no placement and no model's name.
+"""`GPT`, the model: single-device code. It knows no placement and no model's name.
 
 Shapes: B sequences, T tokens, S tokens to attend to, C hidden size, H query heads, K key-value heads,
-D dimensions per head, R rotated dimensions, V vocabulary. Head counts come from the weights, so that the
-same code runs on a shard of them.
+D dimensions per head, R rotated dimensions, V vocabulary. Head counts come from the weights, so the same code runs on a
+shard of them.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ BLOCKS: dict[Residual, type[nn.Module]] = {
 
 def make_attention(config: Config, index: int) -> nn.Module:
     """The kind of attention that the configuration asks for in a layer."""
-    return Attention(config, index) if config.latent is None else LatentAttention(config, index)
+    return Attention(config, index) if config.mla is None else LatentAttention(config, index)
 
 
 def make_mlp(config: Config, index: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of the tokens seen so far, and how many there are of each sequence.
+"""The KV cache: keys and values of earlier tokens, and the length of each sequence.
 
 Shapes: B sequences, T new tokens, S slots, K key-value heads, D dimensions per head.
 """

@@ -1,4 +1,4 @@
-"""The matrices of the model: embeddings and projections, the latter alone or several in one."""
+"""The matrices of the model: embeddings and projections. Projections of the same input can be fused."""
 
 from __future__ import annotations
 

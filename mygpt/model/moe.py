@@ -1,4 +1,4 @@
-"""The sparse mixture of experts. Shapes: N tokens, C hidden size, E experts, K of them chosen per token."""
+"""The sparse mixture of experts. Shapes: N tokens, C hidden size, E experts, K of them per token."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from mygpt.model.router import ROUTERS
 
 
 class MoE(nn.Module):
-    """A router sends each token through K of the E experts, and all through the shared one if there is one.
+    """The router sends each token through K of the E experts. All tokens go through the shared expert, if there is one.
 
-    x ─┬─ router ─ K weights and numbers ─┐
-       ├─ the K chosen experts ──────────(x)─ sum ─(+)─
-       └─ shared expert ────────────────────────────┘
+    x ─┬─ router ─ topk_weights ─┐
+       ├─ top K experts ────────(x)─ sum ─(+)─
+       └─ shared expert ───────────────────┘
     """
 
     def __init__(self, config: Config, moe: MoEConfig) -> None:
         super().__init__()
-        self.n_chosen = moe.n_experts_per_token
         self.router = ROUTERS[moe.router](config, moe)
         self.experts = nn.ModuleList(
             make_gated_mlp(config, moe.intermediate_size) for _ in range(moe.n_experts)
@@ -29,23 +28,24 @@ class MoE(nn.Module):
         self.shared = make_shared_expert(config, moe) if moe.shared_intermediate_size else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (…, C) to the same shape. An expert that no token chose costs nothing."""
+        """x (…, C) to the same shape. An expert without tokens costs nothing."""
         tokens = x.flatten(0, -2)
-        weights, chosen = self.router.choose(tokens)
+        topk_weights, topk_indices = self.router.route(tokens)
         y = torch.zeros_like(tokens)
-        numbers, places = chosen.flatten().sort(stable=True)  # places in (N, K), all of one expert together
-        numbers, counts = torch.unique_consecutive(numbers, return_counts=True)
-        groups = torch.split(places, counts.tolist())
-        for number, of_expert in zip(numbers.tolist(), groups, strict=True):
-            rows = of_expert // self.n_chosen
-            y.index_add_(0, rows, self.experts[number](tokens[rows]) * weights.flatten()[of_expert, None])
+        # `order` sorts the N K pairs of a token and an expert by their experts.
+        sorted_ids, order = topk_indices.flatten().sort(stable=True)
+        expert_ids, counts = torch.unique_consecutive(sorted_ids, return_counts=True)
+        for expert_id, pairs in zip(expert_ids.tolist(), torch.split(order, counts.tolist()), strict=True):
+            token_indices = pairs // topk_indices.shape[-1]
+            expert_output = self.experts[expert_id](tokens[token_indices])
+            y.index_add_(0, token_indices, expert_output * topk_weights.flatten()[pairs, None])
         if self.shared is not None:
             y = y + self.shared(tokens)
         return y.view_as(x)
 
 
 class SharedExpert(nn.Module):
-    """sigmoid(scale(x)) * mlp(x): the MLP of every token, as much of it as the token wants."""
+    """sigmoid(scale(x)) * mlp(x): the MLP of every token, scaled by a gate of one number a token."""
 
     def __init__(self, config: Config, moe: MoEConfig) -> None:
         super().__init__()
@@ -59,5 +59,5 @@ class SharedExpert(nn.Module):
 
 
 def make_shared_expert(config: Config, moe: MoEConfig) -> nn.Module:
-    """The expert of every token, with a gate or without."""
+    """The expert that every token runs through, with a gate or without one."""
     return SharedExpert(config, moe) if moe.shared_gate else GatedMLP(config, moe.shared_intermediate_size)

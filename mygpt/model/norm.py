@@ -1,4 +1,4 @@
-"""The norms: RMS or layer, by weights or without."""
+"""The norms: RMS norms and layer norms, with or without weights."""
 
 from __future__ import annotations
 

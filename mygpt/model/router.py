@@ -1,6 +1,6 @@
-"""Routers: which experts a token runs through, and by what weights their answers are added.
+"""Routers: they choose the experts that a token runs through, and the weights of the experts' outputs.
 
-Shapes: N tokens, C hidden size, E experts, K of them chosen per token, G groups of experts.
+Shapes: N tokens, C hidden size, E experts, K of them per token, G groups of experts.
 """
 
 from __future__ import annotations
@@ -13,65 +13,74 @@ from mygpt.model.linear import Linear, linear
 
 
 class SoftmaxRouter(Linear):
-    """The experts of the largest shares in a softmax over all (arXiv:2401.04088); it is taken in float32."""
+    """The experts of the highest probabilities; a softmax over all, in float32 (Mixtral, arXiv:2401.04088)."""
 
     def __init__(self, config: Config, moe: MoEConfig) -> None:
         super().__init__(config.hidden_size, moe.n_experts, bias=moe.router_bias)
         self.moe = moe
 
-    def choose(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights (N, K) and the numbers (N, K) of the experts that each token (N, C) runs through."""
-        weights, chosen = self(tokens).float().softmax(-1).topk(self.moe.n_experts_per_token)
+    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`topk_weights` (N, K) and `topk_indices` (N, K), the expert ids, of tokens (N, C)."""
+        topk_weights, topk_indices = self(tokens).float().softmax(-1).topk(self.moe.num_experts_per_tok)
         if self.moe.norm_topk_prob:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return weights.to(tokens.dtype), chosen
+            topk_weights = topk_weights / topk_weights.sum(-1, keepdim=True)
+        return topk_weights.to(tokens.dtype), topk_indices
 
 
 class GroupedSoftmaxRouter(SoftmaxRouter):
-    """DeepSeek-V2's (arXiv:2405.04434, section 2.2.2): experts of those groups alone whose best is the best."""
+    """DeepSeek-V2's (arXiv:2405.04434, section 2.2.2): only experts of the best groups.
 
-    def choose(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """As `SoftmaxRouter.choose`."""
-        shares = _float32_logits(self, tokens).softmax(-1)
-        best = shares.view(len(shares), self.moe.n_groups, -1).amax(-1)
-        weights, chosen = _of_best_groups(shares, best, self.moe).topk(self.moe.n_experts_per_token)
-        return (weights * self.moe.weights_scale).to(tokens.dtype), chosen
+    A group's score is that of its best expert.
+    """
+
+    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SoftmaxRouter.route`."""
+        probabilities = _float32_logits(self, tokens).softmax(-1)
+        group_scores = probabilities.view(len(probabilities), self.moe.n_group, -1).amax(-1)
+        probabilities = _keep_top_groups(probabilities, group_scores, self.moe)
+        topk_weights, topk_indices = probabilities.topk(self.moe.num_experts_per_tok)
+        return (topk_weights * self.moe.routed_scaling_factor).to(tokens.dtype), topk_indices
 
 
 class SigmoidRouter(SoftmaxRouter):
-    """DeepSeek-V3's (arXiv:2412.19437, section 2.1.2): each expert is scored by itself.
+    """DeepSeek-V3's (arXiv:2412.19437, section 2.1.2): each expert is scored by itself, with a sigmoid.
 
-    `correction` (E,) evens out how often experts are chosen; it is no part of their weights. It stays in float32.
+    A group's score is the sum of its two best. `e_score_correction_bias` (E,) balances how often experts are chosen:
+    it counts in the choice, not in the weights. It stays in float32.
     """
 
     def __init__(self, config: Config, moe: MoEConfig) -> None:
         super().__init__(config, moe)
-        self.correction = nn.Parameter(torch.empty(moe.n_experts))
+        self.e_score_correction_bias = nn.Parameter(torch.empty(moe.n_experts))
 
-    def choose(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """As `SoftmaxRouter.choose`."""
+    def route(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As `SoftmaxRouter.route`."""
         scores = _float32_logits(self, tokens).sigmoid()
-        corrected = scores + self.correction
-        best = corrected.view(len(corrected), self.moe.n_groups, -1).topk(2).values.sum(-1)
-        chosen = _of_best_groups(corrected, best, self.moe).topk(self.moe.n_experts_per_token).indices
-        weights = scores.gather(-1, chosen)
+        corrected = scores + self.e_score_correction_bias
+        group_scores = corrected.view(len(corrected), self.moe.n_group, -1).topk(2).values.sum(-1)
+        corrected = _keep_top_groups(corrected, group_scores, self.moe)
+        topk_indices = corrected.topk(self.moe.num_experts_per_tok).indices
+        topk_weights = scores.gather(-1, topk_indices)
         if self.moe.norm_topk_prob:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return (weights * self.moe.weights_scale).to(tokens.dtype), chosen
+            topk_weights = topk_weights / topk_weights.sum(-1, keepdim=True)
+        return (topk_weights * self.moe.routed_scaling_factor).to(tokens.dtype), topk_indices
 
 
 def _float32_logits(router: Linear, tokens: Tensor) -> Tensor:
-    """(N, E), not rounded to fewer bits: close scores would change places."""
+    """(N, E) in float32: rounding could change the order of close scores."""
     return linear(tokens.float(), router.weight.float())
 
 
-def _of_best_groups(scores: Tensor, of_groups: Tensor, moe: MoEConfig) -> Tensor:
-    """The scores (N, E) where `of_groups` (N, G) says that the group is among the best, minus infinity elsewhere."""
-    if moe.n_groups_chosen == moe.n_groups:
+def _keep_top_groups(scores: Tensor, group_scores: Tensor, moe: MoEConfig) -> Tensor:
+    """The scores (N, E) of experts in the `topk_group` groups of the highest `group_scores` (N, G).
+
+    The scores of all other experts are minus infinity.
+    """
+    if moe.topk_group == moe.n_group:
         return scores
-    best = of_groups.topk(moe.n_groups_chosen).indices
-    dropped = torch.ones_like(of_groups, dtype=torch.bool).scatter_(-1, best, False)
-    by_group = scores.view(len(scores), moe.n_groups, -1)
+    group_indices = group_scores.topk(moe.topk_group).indices
+    dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(-1, group_indices, False)
+    by_group = scores.view(len(scores), moe.n_group, -1)
     return by_group.masked_fill(dropped[..., None], -torch.inf).flatten(1)
 
 

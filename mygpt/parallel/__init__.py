@@ -1,1 +1,1 @@
-"""Placements of the one model: in turn over several devices, or shared out over ranks."""
+"""Placements of the one model: layers in turn over several devices, or shards on several ranks."""

@@ -1,4 +1,4 @@
-"""What the ranks of tensor parallelism do together: sums and a gathering, by torch.distributed or in shared memory."""
+"""The collectives of tensor parallelism, sum and gather: by torch.distributed or in shared memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices, and what runs well on them."""
+"""Devices: which there are, and which precision each runs well."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def pick_precision(
 
 
 # Small, and of an effect that rounding would change: which experts are chosen.
-KEPT_IN_FLOAT32 = (".router.correction",)
+KEPT_IN_FLOAT32 = (".router.e_score_correction_bias",)
 
 
 def dtype_of(name: str, precision: str) -> torch.dtype:

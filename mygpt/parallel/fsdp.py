@@ -1,7 +1,8 @@
 """Fully sharded data parallelism (FSDP2, `torch.distributed.fsdp.fully_shard`), for inference.
 
-Each rank keeps a share of every weight and gathers a layer's others when it comes to it. All ranks compute the same.
-It takes no more than that the weights fit all devices together, but sends all of them about for each token.
+Each rank keeps a share of every weight, and gathers the rest of a layer when the layer runs. All ranks compute the
+same. It needs the least memory, all devices together hold the weights once, but it sends all weights around for each
+token.
 """
 
 from __future__ import annotations

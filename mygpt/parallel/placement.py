@@ -1,4 +1,4 @@
-"""Which devices run a model, and how they share the work."""
+"""Placements: which devices run a model, and how they share the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model whose layers stand on several devices and run in turn."""
+"""A model with its layers partitioned over several devices, which run in turn."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Tensor parallelism (Megatron-LM, arXiv:1909.08053): each rank holds a slice of every matrix.
 
-Heads, the MLPs' width and the vocabulary are shared out; after attention and after the MLP the ranks' sums are
-added up. The model's code knows nothing of it: its modules are made smaller while it stands on the meta device, and
-hooks do the adding.
+Heads, MLP width and vocabulary are sharded. After attention and after the MLP, the ranks' outputs are summed. The
+model's code has no part in it: its modules are made smaller on the meta device, and hooks do the sums.
 """
 
 from __future__ import annotations
@@ -239,7 +238,7 @@ def check_divisible(config: Config, world_size: int) -> None:
 
 def device_counts(config: Config, largest: int = 8) -> list[int]:
     """How many ranks a model can be shared out over, up to 8, or to `largest` where that is more."""
-    heads = 0 if config.latent is not None else config.n_kv_heads
+    heads = 0 if config.mla is not None else config.n_kv_heads
     return [
         count
         for count in range(1, max(8, largest) + 1)
@@ -250,7 +249,7 @@ def device_counts(config: Config, largest: int = 8) -> list[int]:
 
 def _shared_sizes(config: Config) -> dict[str, int]:
     sizes = {"heads": config.n_heads}
-    if config.latent is None:
+    if config.mla is None:
         sizes["key-value heads"] = config.n_kv_heads
     moe = config.moe
     if moe is None or len(moe.layers) < config.n_layers:

@@ -1,4 +1,4 @@
-"""What the user typed, as the ids that the model was trained to answer: chat templates and raw prompts."""
+"""From prompts and messages to token ids: chat templates and raw prompts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -135,7 +135,7 @@ def _normalized(message: Message) -> Message:
     return present
 
 
-class Prompter:
+class PromptEncoder:
     """Turns what the user typed into ids."""
 
     def __init__(self, tokenizer: Tokenizer, style: PromptStyle | None) -> None:
@@ -144,7 +144,7 @@ class Prompter:
         self.tokenizer = tokenizer
 
     @classmethod
-    def choose(cls, tokenizer: Tokenizer, folder: Path | None, name: str | None = None) -> "Prompter":
+    def choose(cls, tokenizer: Tokenizer, folder: Path | None, name: str | None = None) -> "PromptEncoder":
         """The style `name` (`--prompt_style`); without one, what fits the repository in `folder`.
 
         That is its own template, else a named style that the vocabulary or the model card shows, else none.

@@ -1,4 +1,4 @@
-"""The few named styles of prompts, for repositories that ship no chat template."""
+"""Named prompt styles, for repositories without a chat template."""
 
 from dataclasses import dataclass
 

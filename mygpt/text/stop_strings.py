@@ -1,4 +1,4 @@
-"""Stop strings: end a text at the first of them, and show nothing that might still become one."""
+"""Stop strings: end a text at the first one, and hold back text that may become one."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Text to ids and back, and back one id at a time."""
+"""From text to ids and back, also one id at a time."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Read the tokenizer files of a repository: tokenizer.json, sentencepiece's .model, GPT-2's two files."""
+"""Reads the tokenizer files of a repository: tokenizer.json, sentencepiece's .model, GPT-2's two files."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,14 +10,14 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from mygpt.errors import InputError
 from mygpt.json_files import read_json
 
-Loaded = tuple[tokenizers.Tokenizer, dict[str, Any]]  # a backend and its tokenizer_config.json
+LoadedTokenizer = tuple[tokenizers.Tokenizer, dict[str, Any]]  # a backend and its tokenizer_config.json
 
 _SPACE = "▁"  # how sentencepiece writes a space in its pieces
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # ModelProto.SentencePiece.Type
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
 
 
-def load_folder(folder: Path) -> Loaded:
+def load_folder(folder: Path) -> LoadedTokenizer:
     """Read `tokenizer.json`, else `tokenizer.model` (sentencepiece), else `vocab.json` with `merges.txt`.
 
     Raises:
@@ -104,7 +104,7 @@ def _load_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         raise InputError(f"{path} is not a valid tokenizer ({_brief(error)}): download it again") from error
 
 
-def _load_vocab_and_merges(vocab: Path, config: Mapping[str, Any]) -> Loaded:
+def _load_vocab_and_merges(vocab: Path, config: Mapping[str, Any]) -> LoadedTokenizer:
     """GPT-2's format: byte-level BPE, with `<|endoftext|>` where the config names no special tokens."""
     wanted = config.get("tokenizer_class") or "GPT2Tokenizer"
     if wanted not in ("GPT2Tokenizer", "GPT2TokenizerFast"):  # others cut the text into words differently
@@ -125,7 +125,7 @@ def _load_vocab_and_merges(vocab: Path, config: Mapping[str, Any]) -> Loaded:
     return backend, dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 
 
-def _load_sentencepiece(path: Path) -> Loaded:
+def _load_sentencepiece(path: Path) -> LoadedTokenizer:
     """The same tokenizer out of a sentencepiece model: its pieces, normalizer, decoder and special tokens."""
     proto = _read_sentencepiece(path)
     trainer = proto.trainer_spec

@@ -71,7 +71,7 @@ def test_answers_are_those_without_a_cache(
 ) -> None:
     """Turn by turn, across the window and the length where ropes stretch, and after going back before it."""
     monkeypatch.setattr(
-        "mygpt.loading.load.Loaded.vocab_size", 94
+        "mygpt.loading.load.LoadedModel.vocab_size", 94
     )  # printable ASCII: texts that encode as they came
     conversation = load(
         build(tmp_path, MODELS[name], "{{ messages | map(attribute='content') | join('|') }}|")
@@ -96,7 +96,7 @@ def test_answers_are_those_without_a_cache(
 
 
 def test_only_what_is_new_is_computed(long_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mygpt.loading.load.Loaded.vocab_size", 94)
+    monkeypatch.setattr("mygpt.loading.load.LoadedModel.vocab_size", 94)
     conversation = long_llm.chat(**GREEDY)
     tell(conversation, "x" * 500)
     assert conversation.last is not None
@@ -280,15 +280,15 @@ def test_a_template_that_refuses_changes_nothing(tmp_path: Path) -> None:
     assert conversation.messages == before
 
 
-def test_a_thought_may_begin_in_the_prompt(tmp_path: Path) -> None:
+def test_reasoning_may_start_in_the_prompt(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     conversation = load(folder).chat(**GREEDY)
     tell(conversation, "<think>")
-    assert not conversation.begins_in_thought
+    assert not conversation.starts_in_reasoning
     (folder / "chat_template.jinja").write_text("{{ messages[-1].content }}:<think>\n")
     conversation = load(folder).chat(**GREEDY)
     tell(conversation, "a")
-    assert conversation.begins_in_thought
+    assert conversation.starts_in_reasoning
 
 
 def test_a_model_without_a_template_gets_the_plain_style(tmp_path: Path) -> None:
@@ -304,8 +304,8 @@ def test_a_model_without_a_template_gets_the_plain_style(tmp_path: Path) -> None
 def test_whole_turns_are_dropped_and_never_the_system_message(llm: LLM) -> None:
     conversation = llm.chat(sys_prompt="SYS", temperature=0.0, max_new_tokens=8)
     prompts = []
-    encode = conversation.prompter.encode
-    conversation.prompter.encode = lambda messages: prompts.append(list(messages)) or encode(messages)  # type: ignore[assignment, func-returns-value]
+    encode = conversation.prompt_encoder.encode
+    conversation.prompt_encoder.encode = lambda messages: prompts.append(list(messages)) or encode(messages)  # type: ignore[assignment, func-returns-value]
     try:
         for number in range(8):
             tell(conversation, f"turn {number}")
@@ -316,7 +316,7 @@ def test_whole_turns_are_dropped_and_never_the_system_message(llm: LLM) -> None:
             assert conversation.last is not None
             assert conversation.last.prompt_tokens + conversation.last.new_tokens <= CONTEXT
     finally:
-        del conversation.prompter.encode
+        del conversation.prompt_encoder.encode
     assert len(conversation.messages) == 17  # all of the history stays
     assert conversation.n_dropped > 0
     conversation.undo()

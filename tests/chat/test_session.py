@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from mygpt import LLM
 from mygpt.__main__ import main
+from mygpt.chat.dispatch import dispatch
 from mygpt.chat.display import DIM, NORMAL, choose_display
-from mygpt.chat.reasoning import ThoughtSplitter
+from mygpt.chat.reasoning import ReasoningParser
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import COMMANDS, SUBMIT
 from mygpt.chat.terminal import history_file
@@ -56,7 +57,7 @@ class Repl(Session):
         self.answers: list[str] = []
         self.notes: list[str] = []
 
-    def _keep(self, pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+    def _keep(self, pieces: Iterator[str], starts_in_reasoning: Callable[[], bool]) -> None:
         self.answers.append("".join(pieces))
 
     def _hear(self, text: str) -> None:
@@ -65,7 +66,7 @@ class Repl(Session):
     def does(self, text: str) -> str:
         """The notes that a text leads to."""
         del self.notes[:]
-        self.handle(text)
+        dispatch(self, text)
         return "\n".join(self.notes)
 
     @property
@@ -89,7 +90,7 @@ def test_help_lists_every_command(repl: Repl) -> None:
 
 @pytest.mark.parametrize("text", ["/exit", "!quit", "!exit", " !exit "])
 def test_the_ways_to_end(repl: Repl, text: str) -> None:
-    repl.handle(text)
+    dispatch(repl, text)
     assert repl.done
     assert repl.answers == []
 
@@ -115,7 +116,7 @@ def test_a_command_that_there_is_not(repl: Repl, text: str) -> None:
 
 def test_clear_and_system(repl: Repl) -> None:
     assert repl.does("/system") == "there is no system message"
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert repl.does("/system Be brief,\nand kind") == "system message: Be brief,\nand kind"
     assert repl.said == ["Hi"]
     assert repl.does("/system") == "system message: Be brief,\nand kind"
@@ -174,13 +175,13 @@ def test_what_is_wrong_is_one_line_and_costs_nothing(repl: Repl, text: str, says
     assert said.startswith(f"error: {says}")
     assert len(repl.notes) == 1
     assert (repl.conversation.settings, repl.conversation.messages) == (before, [])
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert repl.said == ["Hi"]
 
 
 @pytest.mark.parametrize("text", ["/show", "/set"])
 def test_show(repl: Repl, text: str) -> None:
-    repl.handle('/set stop ["#"]')
+    dispatch(repl, '/set stop ["#"]')
     said = repl.does(text)
     for line in ("temperature: 0.0", "max_new_tokens: 5", "seed: null", "stop: ['#']", "on_overflow: drop"):
         assert line in repl.notes
@@ -189,7 +190,7 @@ def test_show(repl: Repl, text: str) -> None:
 
 def test_regen_and_undo_say_what_they_do(llm: LLM) -> None:
     repl = Repl(llm, temperature=0.8, seed=1)
-    repl.handle("Hi\nthere " + "x" * 100)
+    dispatch(repl, "Hi\nthere " + "x" * 100)
     assert repl.does("/regen") == f"another answer to: Hi there {'x' * 50}…\n{CUT}"
     assert repl.answers[0] != repl.answers[1] == repl.conversation.messages[-1]["content"]
     assert repl.does("/undo").startswith("taken back: Hi there xxx")
@@ -198,7 +199,7 @@ def test_regen_and_undo_say_what_they_do(llm: LLM) -> None:
 
 def test_save_and_load(repl: Repl, llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert repl.does("/save ~/my file.json") == "2 messages saved to ~/my file.json"
     other = Repl(llm)
     assert other.does("/load ~/my file.json") == "2 messages loaded from ~/my file.json"
@@ -207,7 +208,7 @@ def test_save_and_load(repl: Repl, llm: LLM, tmp_path: Path, monkeypatch: pytest
 
 def test_stats(repl: Repl) -> None:
     assert repl.does("/stats") == "nothing was said yet"
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
     assert re.fullmatch(STATISTICS, repl.does("/stats"))
 
 
@@ -236,7 +237,7 @@ def test_an_answer_that_was_cut_says_so(repl: Repl) -> None:
 
 def test_the_contexts_end_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "mygpt.loading.load.Loaded.vocab_size", 94
+        "mygpt.loading.load.LoadedModel.vocab_size", 94
     )  # printable ASCII: a byte a token, there and back
     repl = Repl(load(write_model(tmp_path / "model")))
     assert "left" not in repl.does("x" * 30)
@@ -249,29 +250,29 @@ def test_the_contexts_end_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_on_overflow_error_ends_the_session(tmp_path: Path) -> None:
     repl = Repl(load(write_model(tmp_path / "model")), on_overflow="error")
-    repl.handle("x" * 60)
+    dispatch(repl, "x" * 60)
     with pytest.raises(ContextOverflowError):
-        repl.handle("y" * 60)
+        dispatch(repl, "y" * 60)
 
 
 @pytest.mark.parametrize("interactive", [True, False])
 def test_ctrl_c_in_an_answer(llm: LLM, interactive: bool) -> None:
     repl = Repl(llm, interactive)
 
-    def display(pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+    def display(pieces: Iterator[str], starts_in_reasoning: Callable[[], bool]) -> None:
         repl.answers.append(next(pieces))
         raise KeyboardInterrupt
 
     repl._display = display
     if not interactive:
         with pytest.raises(KeyboardInterrupt):
-            repl.handle("Hi")
+            dispatch(repl, "Hi")
         return
     assert repl.does("Hi") == "note: stopped; the conversation holds what was said so far"
     assert repl.conversation.messages[-1]["content"] == repl.answers[0]
     old = list(repl.conversation.messages)
 
-    def display_nothing(pieces: Iterator[str], in_thought: Callable[[], bool]) -> None:
+    def display_nothing(pieces: Iterator[str], starts_in_reasoning: Callable[[], bool]) -> None:
         raise KeyboardInterrupt
 
     repl._display = display_nothing
@@ -285,7 +286,7 @@ def test_an_error_that_no_one_foresaw_costs_no_conversation(
     repl: Repl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MYGPT_DEBUG", raising=False)
-    repl.handle("Hi")
+    dispatch(repl, "Hi")
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate\n7 GiB")
@@ -294,7 +295,7 @@ def test_an_error_that_no_one_foresaw_costs_no_conversation(
         patch.setattr("mygpt.chat.conversation.keep_common_prefix", full)
         assert repl.does("again").startswith("error: out of memory")
     assert repl.said == ["Hi"]
-    repl.handle("again")
+    dispatch(repl, "again")
     assert repl.said == ["Hi", "again"]
 
 
@@ -317,8 +318,10 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 THOUGHT = ["<thi", "nk>So", " be it</th", "ink>\n\n**Yes**", ", <think> is a tag"]
 
 
-def show(out: io.StringIO, pieces: list[str], markdown: bool | None = None, in_thought: bool = False) -> str:
-    choose_display(markdown, out)(iter(pieces), lambda: in_thought)
+def show(
+    out: io.StringIO, pieces: list[str], markdown: bool | None = None, starts_in_reasoning: bool = False
+) -> str:
+    choose_display(markdown, out)(iter(pieces), lambda: starts_in_reasoning)
     return out.getvalue()
 
 
@@ -332,10 +335,10 @@ def test_what_is_no_terminal_gets_the_text(monkeypatch: pytest.MonkeyPatch) -> N
                 choose_display(True, Terminal())
 
 
-def test_a_terminal_without_markdown_dims_thoughts() -> None:
+def test_a_terminal_without_markdown_dims_reasoning() -> None:
     expected = f"{DIM}So{NORMAL}{DIM} be it{NORMAL}\n\n**Yes**, <think> is a tag\n"
     assert show(Terminal(), THOUGHT, markdown=False) == expected
-    opened = show(Terminal(), ["So</think>", "Yes"], markdown=False, in_thought=True)
+    opened = show(Terminal(), ["So</think>", "Yes"], markdown=False, starts_in_reasoning=True)
     assert opened == f"{DIM}So{NORMAL}Yes\n"
 
 
@@ -417,18 +420,18 @@ def test_an_interrupted_answer_leaves_the_terminal_as_it_was(markdown: bool | No
     cuts=st.lists(st.integers(0, 40), max_size=6),
     opened=st.booleans(),
 )
-def test_thoughts_are_told_from_the_answer_however_it_is_cut(
+def test_reasoning_is_separated_from_the_answer_however_the_text_is_cut(
     text: str, cuts: list[int], opened: bool
 ) -> None:
     body = text if opened else text.lstrip().removeprefix("<think>")
-    has_thought = opened or text.lstrip().startswith("<think>")
-    thought, _, answer = body.partition("</think>") if has_thought else ("", "", text)
-    splitter = ThoughtSplitter(opened)
+    has_reasoning = opened or text.lstrip().startswith("<think>")
+    reasoning, _, answer = body.partition("</think>") if has_reasoning else ("", "", text)
+    parser = ReasoningParser(opened)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
-    parts = [part for a, b in itertools.pairwise(ends) for part in splitter.push(text[a:b])]
-    parts += splitter.flush()
-    assert "".join(t for is_thought, t in parts if is_thought) == thought
-    assert "".join(t for is_thought, t in parts if not is_thought) == answer
+    parts = [part for a, b in itertools.pairwise(ends) for part in parser.push(text[a:b])]
+    parts += parser.flush()
+    assert "".join(t for is_reasoning, t in parts if is_reasoning) == reasoning
+    assert "".join(t for is_reasoning, t in parts if not is_reasoning) == answer
 
 
 def test_where_the_history_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

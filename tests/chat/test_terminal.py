@@ -245,10 +245,10 @@ THINKING = (
 )
 
 
-def test_markdown_thoughts_and_a_template_that_raises(
+def test_markdown_reasoning_and_a_template_that_raises(
     start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Of a model whose template begins each answer in a thought, and is broken on purpose."""
+    """The model's template starts each answer in reasoning, and is broken on purpose."""
     model = tmp_path / "model"
     shutil.copytree(
         Path(environment["MYGPT_CACHE"], "SmolLM2-135M-Instruct"), model, copy_function=os.symlink

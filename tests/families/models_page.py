@@ -32,9 +32,9 @@ FEATURES: dict[str, Callable[[Config], str]] = {
     "shared_norm": lambda c: "one norm for attention and MLP" * c.shared_norm,
     "mlp": lambda c: f"{c.mlp} MLP",
     "moe": lambda c: _experts(c),
-    "latent": lambda c: "latent attention" * (c.latent is not None),
+    "latent": lambda c: "latent attention" * (c.mla is not None),
     "clamped_swiglu": lambda c: "clamped SwiGLU" * (c.clamped_swiglu is not None),
-    "rope": lambda c: "partial rotary" * (c.latent is None and 0 < c.rope.dim < c.head_dim),
+    "rope": lambda c: "partial rotary" * (c.mla is None and 0 < c.rope.dim < c.head_dim),
     "window_rope": lambda c: "another rope in layers with a window" * (c.window_rope is not None),
     "layer_windows": lambda c: ("windows" if all(c.windows) else "windows in some layers") * any(c.windows),
     "unrotated_layers": lambda c: "layers without rope" * bool(c.unrotated_layers),
@@ -66,7 +66,7 @@ def _experts(config: Config) -> str:
     words = {
         "experts": True,
         "a shared expert": moe.shared_intermediate_size > 0,
-        "experts in groups": moe.n_groups > 1,
+        "experts in groups": moe.n_group > 1,
         "sigmoid routing": moe.router == "sigmoid",
         "some layers without experts": len(moe.layers) < config.n_layers,
     }

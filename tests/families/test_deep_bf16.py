@@ -35,7 +35,7 @@ def build_deep(variant: Variant, folder: Path) -> None:
 
 @torch.no_grad()
 def transformers_logits(folder: Path, ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Loaded anew, since casting a model that is there would round its rope's frequencies too."""
+    """LoadedModel anew, since casting a model that is there would round its rope's frequencies too."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
     return model(ids).logits.float()
 

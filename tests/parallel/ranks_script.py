@@ -14,7 +14,7 @@ from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.families import read_config
 from mygpt.loading.build import build
-from mygpt.loading.load import Loaded
+from mygpt.loading.load import LoadedModel
 from mygpt.options import LoadOptions
 from mygpt.parallel.launch import launch
 from mygpt.parallel.placement import Placement
@@ -36,7 +36,7 @@ def main(jobs: Path, results: Path, devices: int) -> None:
             follow(model, channel)
             continue
         leader = Leader(model, channel)
-        loaded = Loaded(leader, None, frozenset(), names, precision, strategy, load_s=0.0)
+        loaded = LoadedModel(leader, None, frozenset(), names, precision, strategy, load_s=0.0)
         found[key] = answers(LLM(loaded), kinds)
         leader.close()
     if ranks.rank == 0:

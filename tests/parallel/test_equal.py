@@ -15,7 +15,7 @@ from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.families import read_config
 from mygpt.loading.build import build
-from mygpt.loading.load import Loaded
+from mygpt.loading.load import LoadedModel
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from tests.families.variants import Variant
@@ -50,7 +50,7 @@ class Bench:
         checkpoint = open_checkpoint(self.folder(chosen))
         architecture = read_config(checkpoint.config)
         model, precision = build(checkpoint, *architecture, placement, LoadOptions(**FLOAT32))
-        loaded = Loaded(model, None, frozenset(), ("cpu",), precision, None, load_s=0.0)
+        loaded = LoadedModel(model, None, frozenset(), ("cpu",), precision, None, load_s=0.0)
         return answers(LLM(loaded), kinds(chosen))
 
     def one(self, chosen: Variant) -> Answers:

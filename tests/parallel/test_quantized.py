@@ -10,7 +10,7 @@ from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.families import read_config
 from mygpt.loading.build import build
-from mygpt.loading.load import Loaded
+from mygpt.loading.load import LoadedModel
 from mygpt.options import LoadOptions
 from mygpt.parallel.placement import Placement
 from mygpt.quantize.formats.bnb import MODES
@@ -29,7 +29,7 @@ def logits(folder: Path, mode: str, strategy: str | None, parts: int) -> torch.T
     checkpoint = open_checkpoint(folder)
     architecture = read_config(checkpoint.config)
     model, precision = build(checkpoint, *architecture, placement, LoadOptions(**options(mode)))
-    loaded = Loaded(model, None, frozenset(), placement.names, precision, strategy, load_s=0.0)
+    loaded = LoadedModel(model, None, frozenset(), placement.names, precision, strategy, load_s=0.0)
     return answers(LLM(loaded), LOGITS)["logits"]
 
 

@@ -9,7 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mygpt.errors import InputError
-from mygpt.text.chat_template import STYLES, ChatTemplate, Prompter, PromptStyle, find_chat_template
+from mygpt.text.chat_template import STYLES, ChatTemplate, PromptEncoder, PromptStyle, find_chat_template
 from mygpt.text.tokenizer import Tokenizer
 
 USER = {"role": "user", "content": "Hi <b> & 'you'"}
@@ -174,9 +174,11 @@ def tokenizer(tokens=(), bos=False, **config) -> Tokenizer:
     return Tokenizer(backend, {"bos_token": "<s>", "eos_token": "</s>", **config})
 
 
-def written(prompter: Prompter, prompt, **options) -> str:
+def written(prompt_encoder: PromptEncoder, prompt, **options) -> str:
     """The prompt as the model sees it, special tokens included."""
-    return prompter.tokenizer.backend.decode(prompter.encode(prompt, **options), skip_special_tokens=False)
+    return prompt_encoder.tokenizer.backend.decode(
+        prompt_encoder.encode(prompt, **options), skip_special_tokens=False
+    )
 
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}" + (
@@ -205,46 +207,47 @@ def test_a_chat_template_of_another_shape_is_an_input_error(found):
 def test_a_jinja_file_that_is_not_text_is_an_input_error(tmp_path):
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"chat_template\.jinja is not UTF-8"):
-        Prompter.choose(tokenizer(), tmp_path)
+        PromptEncoder.choose(tokenizer(), tmp_path)
 
 
 def test_a_string_is_one_user_message_and_a_list_is_the_conversation():
-    prompter = Prompter.choose(tokenizer(chat_template=TEMPLATE), None)
-    assert prompter.is_chat
-    assert written(prompter, "Hi") == "<s>user=Hi;assistant="
-    assert written(prompter, "Hi", sys_prompt="Be brief.") == "<s>system=Be brief.;user=Hi;assistant="
+    prompt_encoder = PromptEncoder.choose(tokenizer(chat_template=TEMPLATE), None)
+    assert prompt_encoder.is_chat
+    assert written(prompt_encoder, "Hi") == "<s>user=Hi;assistant="
+    assert written(prompt_encoder, "Hi", sys_prompt="Be brief.") == "<s>system=Be brief.;user=Hi;assistant="
     turns = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
     ]
-    assert written(prompter, turns) == "<s>user=a;assistant=b;user=c;assistant="
+    assert written(prompt_encoder, turns) == "<s>user=a;assistant=b;user=c;assistant="
     assert (
-        written(prompter, tuple(turns), sys_prompt="S") == "<s>system=S;user=a;assistant=b;user=c;assistant="
+        written(prompt_encoder, tuple(turns), sys_prompt="S")
+        == "<s>system=S;user=a;assistant=b;user=c;assistant="
     )
-    assert prompter.stop_strings == () and prompter.stop_token_ids == ()
+    assert prompt_encoder.stop_strings == () and prompt_encoder.stop_token_ids == ()
 
 
 def test_no_second_bos_after_a_template_and_the_post_processors_one_for_raw_text():
-    prompter = Prompter.choose(tokenizer(bos=True, chat_template=TEMPLATE), None)
-    assert prompter.encode("Hi").count(256) == 1
-    assert written(prompter, "Hi", raw=True) == "<s>Hi"
-    assert written(Prompter.choose(tokenizer(bos=True), None), "Hi") == "<s>Hi"
-    assert written(Prompter.choose(tokenizer(), None), "Hi") == "Hi"
+    prompt_encoder = PromptEncoder.choose(tokenizer(bos=True, chat_template=TEMPLATE), None)
+    assert prompt_encoder.encode("Hi").count(256) == 1
+    assert written(prompt_encoder, "Hi", raw=True) == "<s>Hi"
+    assert written(PromptEncoder.choose(tokenizer(bos=True), None), "Hi") == "<s>Hi"
+    assert written(PromptEncoder.choose(tokenizer(), None), "Hi") == "Hi"
 
 
 def test_a_base_model_takes_text_as_it_is():
-    prompter = Prompter.choose(tokenizer(), None)
-    assert not prompter.is_chat
-    assert written(prompter, "Once upon") == "Once upon"
-    assert (prompter.stop_strings, prompter.stop_token_ids) == ((), ())
+    prompt_encoder = PromptEncoder.choose(tokenizer(), None)
+    assert not prompt_encoder.is_chat
+    assert written(prompt_encoder, "Once upon") == "Once upon"
+    assert (prompt_encoder.stop_strings, prompt_encoder.stop_token_ids) == ((), ())
 
 
 def test_a_broken_template_does_not_stand_in_the_way_of_raw_prompts():
-    prompter = Prompter.choose(tokenizer(chat_template="{% if %}"), None)
-    assert written(prompter, "Hi", raw=True) == "Hi"
+    prompt_encoder = PromptEncoder.choose(tokenizer(chat_template="{% if %}"), None)
+    assert written(prompt_encoder, "Hi", raw=True) == "Hi"
     with pytest.raises(InputError, match="not valid Jinja"):
-        prompter.encode("Hi")
+        prompt_encoder.encode("Hi")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_a_broken_template_does_not_stand_in_the_way_of_raw_prompts():
 )
 def test_bad_prompts_are_an_input_error_of_one_line(prompt, options, message):
     with pytest.raises(InputError, match=message) as error:
-        Prompter.choose(tokenizer(chat_template=TEMPLATE), None).encode(prompt, **options)
+        PromptEncoder.choose(tokenizer(chat_template=TEMPLATE), None).encode(prompt, **options)
     assert "\n" not in str(error.value)
 
 
@@ -280,22 +283,22 @@ def test_bad_prompts_are_an_input_error_of_one_line(prompt, options, message):
 )
 def test_what_a_base_model_cannot_do_is_an_input_error(prompt, options, message):
     with pytest.raises(InputError, match=message):
-        Prompter.choose(tokenizer(), None).encode(prompt, **options)
+        PromptEncoder.choose(tokenizer(), None).encode(prompt, **options)
 
 
 def test_an_empty_text_is_a_prompt_where_the_tokenizer_adds_bos():
-    assert Prompter.choose(tokenizer(bos=True), None).encode("") == [256]
+    assert PromptEncoder.choose(tokenizer(bos=True), None).encode("") == [256]
 
 
 def test_style_names():
     with_template = tokenizer(chat_template=TEMPLATE)
-    assert not Prompter.choose(with_template, None, "raw").is_chat
-    assert written(Prompter.choose(with_template, None, "template"), "Hi").startswith("<s>user=Hi")
-    assert written(Prompter.choose(with_template, None, "redpajama"), "Hi") == "<human>: Hi\n<bot>:"
+    assert not PromptEncoder.choose(with_template, None, "raw").is_chat
+    assert written(PromptEncoder.choose(with_template, None, "template"), "Hi").startswith("<s>user=Hi")
+    assert written(PromptEncoder.choose(with_template, None, "redpajama"), "Hi") == "<human>: Hi\n<bot>:"
     with pytest.raises(InputError, match=r"ships no chat template.*raw, stablelm, redpajama"):
-        Prompter.choose(tokenizer(), None, "template")
+        PromptEncoder.choose(tokenizer(), None, "template")
     with pytest.raises(InputError, match="'alpaca': choose one of template, raw, stablelm, redpajama"):
-        Prompter.choose(tokenizer(), None, "alpaca")
+        PromptEncoder.choose(tokenizer(), None, "alpaca")
 
 
 STABLELM = ["<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>"]
@@ -311,52 +314,56 @@ short stories, and make jokes.
 
 def test_stablelm_by_its_vocabulary():
     """The prompt of Stability-AI/StableLM's README."""
-    prompter = Prompter.choose(tokenizer(STABLELM), None)
+    prompt_encoder = PromptEncoder.choose(tokenizer(STABLELM), None)
     question = "What's your mood today?"
-    assert written(prompter, question) == f"<|SYSTEM|>{STABLELM_SYSTEM}<|USER|>{question}<|ASSISTANT|>"
-    assert written(prompter, "Hi", sys_prompt="Be brief.") == "<|SYSTEM|>Be brief.<|USER|>Hi<|ASSISTANT|>"
-    assert written(prompter, CHAT[1:]).endswith(
+    assert written(prompt_encoder, question) == f"<|SYSTEM|>{STABLELM_SYSTEM}<|USER|>{question}<|ASSISTANT|>"
+    assert (
+        written(prompt_encoder, "Hi", sys_prompt="Be brief.") == "<|SYSTEM|>Be brief.<|USER|>Hi<|ASSISTANT|>"
+    )
+    assert written(prompt_encoder, CHAT[1:]).endswith(
         f"<|USER|>{CHAT[1]['content']}<|ASSISTANT|>Hello\n<|USER|>{CHAT[3]['content']}<|ASSISTANT|>"
     )
-    assert prompter.stop_token_ids == (258, 259, 260)
-    assert prompter.stop_strings == ()
-    assert not Prompter.choose(tokenizer(STABLELM[:2]), None).is_chat
+    assert prompt_encoder.stop_token_ids == (258, 259, 260)
+    assert prompt_encoder.stop_strings == ()
+    assert not PromptEncoder.choose(tokenizer(STABLELM[:2]), None).is_chat
 
 
 def test_redpajama_by_its_model_card(tmp_path):
     """The prompt of the model card of RedPajama-INCITE-Chat-3B-v1; the answer begins with a space."""
     card = tmp_path / "README.md"
     card.write_text("To prompt the chat model:\n```\n<human>: [Instruction]\n<bot>:\n```\n")
-    prompter = Prompter.choose(tokenizer(), tmp_path)
-    assert written(prompter, "Who is Alan Turing?") == "<human>: Who is Alan Turing?\n<bot>:"
-    assert written(prompter, "Hi", sys_prompt="Be brief.") == "Be brief.\n<human>: Hi\n<bot>:"
+    prompt_encoder = PromptEncoder.choose(tokenizer(), tmp_path)
+    assert written(prompt_encoder, "Who is Alan Turing?") == "<human>: Who is Alan Turing?\n<bot>:"
+    assert written(prompt_encoder, "Hi", sys_prompt="Be brief.") == "Be brief.\n<human>: Hi\n<bot>:"
     turns = [USER, {"role": "assistant", "content": " Hello.\n"}, {"role": "user", "content": "Bye"}]
-    assert written(prompter, turns) == f"<human>: {USER['content']}\n<bot>: Hello.\n<human>: Bye\n<bot>:"
-    assert prompter.stop_strings == ("<human>:",)
-    assert prompter.stop_token_ids == ()
+    assert (
+        written(prompt_encoder, turns) == f"<human>: {USER['content']}\n<bot>: Hello.\n<human>: Bye\n<bot>:"
+    )
+    assert prompt_encoder.stop_strings == ("<human>:",)
+    assert prompt_encoder.stop_token_ids == ()
     card.write_text("A base model.")
-    assert not Prompter.choose(tokenizer(), tmp_path).is_chat
+    assert not PromptEncoder.choose(tokenizer(), tmp_path).is_chat
 
 
 def test_a_folders_name_decides_nothing(tmp_path):
     folder = tmp_path / "togethercomputer" / "RedPajama-INCITE-Chat-3B-v1"
     folder.mkdir(parents=True)
-    assert not Prompter.choose(tokenizer(), folder).is_chat
+    assert not PromptEncoder.choose(tokenizer(), folder).is_chat
 
 
 def test_the_repositorys_own_template_comes_before_the_named_styles(tmp_path):
     (tmp_path / "README.md").write_text("<human>: <bot>:")
-    prompter = Prompter.choose(tokenizer(STABLELM, chat_template=TEMPLATE), tmp_path)
-    assert written(prompter, "Hi") == "<s>user=Hi;assistant="
-    assert prompter.style == PromptStyle("template", TEMPLATE)
+    prompt_encoder = PromptEncoder.choose(tokenizer(STABLELM, chat_template=TEMPLATE), tmp_path)
+    assert written(prompt_encoder, "Hi") == "<s>user=Hi;assistant="
+    assert prompt_encoder.style == PromptStyle("template", TEMPLATE)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_named_styles_refuse_what_they_cannot_write(style):
-    prompter = Prompter.choose(tokenizer(), None, style)
+    prompt_encoder = PromptEncoder.choose(tokenizer(), None, style)
     for message in (
         {"role": "tool", "content": "x"},
         {"role": "user", "content": [{"type": "text", "text": "x"}]},
     ):
         with pytest.raises(InputError, match="the chat template failed"):
-            prompter.encode([message])
+            prompt_encoder.encode([message])

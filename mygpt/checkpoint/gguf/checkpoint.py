@@ -1,4 +1,4 @@
-"""Llama-family GGUF files, read as if they were Hugging Face folders: config, weights' names and layout."""
+"""GGUF files of the llama family, read as if they were Hugging Face folders: config, weight names and layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: its metadata, and where each tensor lies.
+"""The header of a GGUF file: its metadata, and the offset of each tensor.
 
 Written from the format's specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf`
 package has a reader too, but it makes several numpy views for each string of the vocabulary: it takes 2.2 s

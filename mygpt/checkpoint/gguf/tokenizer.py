@@ -1,7 +1,7 @@
-"""A Hugging Face tokenizer out of the `tokenizer.ggml.*` metadata of a GGUF file.
+"""A Hugging Face tokenizer from the `tokenizer.ggml.*` metadata of a GGUF file.
 
-The fields: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The file says only by name how text is
-cut into words; what each name stands for is defined by llama.cpp's `llama-vocab.cpp`.
+The fields: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The file names its pre-tokenizer; llama.cpp's
+`llama-vocab.cpp` defines what each name means.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Variant:
             for name, buffer in model.named_buffers():
                 if (
                     name in model.state_dict()
-                ):  # a weight that is not trained by gradients: a router's correction
+                ):  # a weight that is not trained by gradients: a router's e_score_correction_bias
                     buffer.add_(torch.randn_like(buffer) * 0.1)
         model.save_pretrained(folder)
         return model
