@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, replace
 
 import torch
 
 from mygpt.checkpoint.open import Checkpoint, open_checkpoint
-from mygpt.engine.detokenizer import peak_memory_bytes
-from mygpt.errors import InputError
+from mygpt.errors import InputError, WorkerFinished
 from mygpt.families import check_folder, read_config
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
@@ -18,8 +16,10 @@ from mygpt.loading.build import build
 from mygpt.loading.compile import Compiled, compile_model, prepare_compiler
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
-from mygpt.parallel.placement import choose_placement
-from mygpt.parallel.remote_model import Channel, Leader, follow
+from mygpt.parallel.devices import peak_memory_bytes
+from mygpt.parallel.message_bus import MessageBus
+from mygpt.parallel.placement import Placement, choose_placement
+from mygpt.parallel.remote_model import RemoteModel, run_worker
 from mygpt.quantize.linear import Summary, summarize
 from mygpt.text.chat_template import Prompter
 
@@ -29,7 +29,7 @@ class Loaded:
     """A model ready to run, and what belongs to it.
 
     Attributes:
-        model: on its devices; `Leader` where several processes run it.
+        model: on its devices; `RemoteModel` where several processes run it.
         prompter: None where the checkpoint holds no tokenizer, so that ids alone can be run.
         stop_ids: the end tokens.
         devices: their names, in the order of the layers or ranks.
@@ -40,7 +40,7 @@ class Loaded:
         draft: the smaller model of `--draft`.
     """
 
-    model: GPT | Compiled | Leader
+    model: GPT | Compiled | RemoteModel
     prompter: Prompter | None
     stop_ids: frozenset[int]
     devices: tuple[str, ...]
@@ -69,7 +69,7 @@ class Loaded:
 
     def peak_memory(self) -> list[int]:
         """The most bytes that each device held; on the CPU, each process."""
-        if isinstance(self.model, Leader):
+        if isinstance(self.model, RemoteModel):
             return self.model.peak_memory()
         devices = [torch.device(name) for name in self.devices]
         distinct = {device if device.type == "cuda" else device.type: device for device in devices}
@@ -79,10 +79,11 @@ class Loaded:
 def load(name: str | None, options: LoadOptions) -> Loaded:
     """Find the checkpoint `name` (None: the default model) and put it on its devices.
 
-    With several ranks, this returns in rank 0 alone: the others follow it until it ends.
+    With several ranks, this returns in rank 0 alone. The others are its workers, and stay here until it ends.
 
     Raises:
         InputError: whatever of the checkpoint or the options cannot be used.
+        WorkerFinished: in a worker, once rank 0 has ended.
     """
     start = time.perf_counter()
     path = resolve(name, access_token=options.access_token, revision=options.revision, check=check_folder)
@@ -100,17 +101,27 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
     quantized = summarize(model)
     keep_freed_memory()
     runner = compile_model(model, placement) if options.compile else model
-    placed: GPT | Compiled | Leader = runner
-    if placement.ranks is not None:
-        channel = Channel(placement.ranks)
-        if placement.ranks.rank > 0:
-            follow(runner, channel)
-            sys.exit()
-        placed = Leader(runner, channel)
     names, strategy = placement.names, placement.strategy
-    loaded = Loaded(placed, prompter, stop_ids, names, precision, strategy, 0.0, quantized)
+    loaded = Loaded(
+        join_ranks(runner, placement), prompter, stop_ids, names, precision, strategy, 0.0, quantized
+    )
     draft = load_draft(options.draft, loaded, options) if options.draft else None
     return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
+
+
+def join_ranks(model: GPT | Compiled, placement: Placement) -> GPT | Compiled | RemoteModel:
+    """Rank 0's view of a model that is on several ranks; the model itself where it is on one.
+
+    Raises:
+        WorkerFinished: in a worker, which did what rank 0 asked for until rank 0 ended.
+    """
+    if placement.ranks is None:
+        return model
+    bus = MessageBus(placement.ranks)
+    if placement.ranks.rank == 0:
+        return RemoteModel(model, bus)
+    run_worker(model, bus)
+    raise WorkerFinished
 
 
 def load_draft(name: str, target: Loaded, options: LoadOptions) -> Loaded:
