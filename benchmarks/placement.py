@@ -62,9 +62,9 @@ def work(args: argparse.Namespace) -> None:
     import torch
 
     from mygpt import LLM
-    from mygpt.engine.detokenizer import peak_memory_bytes
     from mygpt.errors import InputError
     from mygpt.options import Sampling
+    from mygpt.parallel.devices import peak_memory_bytes
 
     if args.worker == "tensor":
         import lightning.fabric  # noqa: F401  # a part of the interpreter's own memory

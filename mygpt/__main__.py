@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 
 from mygpt import __version__
-from mygpt.errors import InputError, one_line
-from mygpt.parallel.rank_env import PATIENCE, begin_to_follow, is_follower, number_of, starts_to_follow
+from mygpt.errors import InputError, WorkerFinished, one_line
+from mygpt.parallel.rank_env import REPORT_DELAY_S, become_worker, env_rank, is_worker, started_as_worker
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
-    if starts_to_follow():
-        begin_to_follow()
+    if started_as_worker():
+        become_worker()
     try:
         _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback
@@ -57,12 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MYGPT_DEBUG") == "1":
             raise
-        who = ""
-        if is_follower():
-            local = number_of("LOCAL_RANK")
-            time.sleep(PATIENCE + local / 2)  # the first to tell is the last
-            who = f"rank {number_of('RANK') or local}: "
-        print(f"error: {who}{one_line(error)}", file=sys.stderr)
+        rank = ""
+        if is_worker():
+            local = env_rank("LOCAL_RANK")
+            time.sleep(REPORT_DELAY_S + local / 2)  # once one rank has reported, rank 0 ends the others
+            rank = f"rank {env_rank('RANK') or local}: "
+        print(f"error: {rank}{one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
 
@@ -76,7 +76,8 @@ def _dispatch(arguments: list[str]) -> None:
     name, *rest = arguments
     if name not in COMMANDS:
         raise InputError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
-    with contextlib.suppress(SystemExit):  # argparse's way out of --help and --print_config
+    # A worker ends here when rank 0 has; SystemExit is also argparse's way out of --help and --print_config.
+    with contextlib.suppress(WorkerFinished, SystemExit):
         importlib.import_module(f"mygpt.commands.{name}").run(rest)
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which mygpt fails on purpose; each becomes one line on standard error."""
+"""The two ways in which mygpt fails on purpose, each one line on standard error; and how a worker's work ends."""
 
 import re
 
@@ -18,6 +18,14 @@ class RunError(RuntimeError):
     """Something went wrong while running: out of memory, non-finite logits, a dead rank. Exit code 1.
 
     The message is one line that names the thing and says what to do about it.
+    """
+
+
+class WorkerFinished(SystemExit):
+    """Rank 0 has ended, so this process, one of its workers, has nothing left to do. Exit code 0.
+
+    Whoever is at the edge decides what follows: `mygpt` returns 0. In a script that leaves it alone, the base class
+    makes Python end quietly, so that a worker never runs the code after `LLM.load`; `except Exception` lets it pass.
     """
 
 

@@ -64,6 +64,10 @@ class LLM:
 
         Options are those of the command line: `precision`, `quantize`, `accelerator`, `devices`, `compile`,
         `draft`, `prompt_style`, `access_token`, `revision`.
+
+        Raises:
+            InputError: whatever of the checkpoint or the options cannot be used.
+            WorkerFinished: in each process but the first, once that one has ended; it ends a script quietly.
         """
         return cls(load(checkpoint, LoadOptions(**options)))
 

@@ -13,7 +13,7 @@ from mygpt.commands._parser import make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.hub.prefetch import prefetch
 from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
-from mygpt.parallel.rank_env import may_follow
+from mygpt.parallel.rank_env import may_be_worker
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM, Prompt
@@ -36,8 +36,8 @@ def run(
     options, sampling = take(GenerateOptions, parsed), take(Sampling, parsed)
     loading = with_strategy(take(LoadOptions, parsed), command, strategy)
     check_one_drafter(loading.draft, options.speculate)
-    # Before the model, which takes longer. But a further rank, which stays in `load`, must leave standard input alone.
-    prompts = None if may_follow() else read_prompts(parsed.prompt, options.prompts)
+    # Before the model, which takes longer. A worker never leaves `load`, and must not read standard input.
+    prompts = None if may_be_worker() else read_prompts(parsed.prompt, options.prompts)
 
     prefetch(parsed.get("checkpoint"), loading.revision)
     from mygpt.llm import LLM  # torch comes in here

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from mygpt.engine.sequence import Sequence
 from mygpt.text.stop_strings import StopMatcher
@@ -87,21 +83,3 @@ def draft_statistics(sequences: SequenceOf[Sequence]) -> str:
     drafted = sum(s.draft_tokens for s in sequences)
     accepted = sum(s.accepted_draft_tokens for s in sequences)
     return f"{accepted} of {drafted} draft tokens accepted ({accepted / drafted:.0%})" if drafted else ""
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most that was held: on the GPU where the model is on one, else resident memory of this process.
-
-    0 on Windows, which has no `resource`.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return 0
-    status = Path("/proc/self/status")
-    if status.is_file():  # `getrusage` counts what the parent held when it started this process
-        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -28,7 +28,7 @@ from mygpt.model.kv_cache import GROWTH, KVCache, LayerCache
 from mygpt.model.moe import MoE
 from mygpt.model.rope import RotaryEmbedding
 from mygpt.parallel.placement import Placement
-from mygpt.parallel.rank_env import is_follower
+from mygpt.parallel.rank_env import is_worker
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.paths import cache_folder
 from mygpt.quantize.bnb_library import bitsandbytes
@@ -182,7 +182,7 @@ def _settings() -> Iterator[None]:
 def progress(*, show: bool) -> Iterator[None]:
     """A line on a terminal while something is compiled, and how long it took. Within another one, nothing."""
     global _shown
-    if not show or _shown or is_follower() or not sys.stderr.isatty():
+    if not show or _shown or is_worker() or not sys.stderr.isatty():
         yield
         return
     start, _shown = time.perf_counter(), True

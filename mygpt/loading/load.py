@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, replace
 
@@ -10,8 +9,7 @@ import torch
 
 from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.open import open_checkpoint
-from mygpt.engine.detokenizer import peak_memory_bytes
-from mygpt.errors import InputError
+from mygpt.errors import InputError, WorkerFinished
 from mygpt.families import check_folder, read_config
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
@@ -19,8 +17,10 @@ from mygpt.loading.build import build
 from mygpt.loading.compile import Compiled, compile_model, prepare_compiler
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
-from mygpt.parallel.placement import choose_placement
-from mygpt.parallel.remote_model import Channel, Leader, follow
+from mygpt.parallel.devices import peak_memory_bytes
+from mygpt.parallel.message_bus import MessageBus
+from mygpt.parallel.placement import Placement, choose_placement
+from mygpt.parallel.remote_model import RemoteModel, run_worker
 from mygpt.quantize.linear import Summary, summarize
 from mygpt.text.chat_template import PromptEncoder
 
@@ -30,7 +30,7 @@ class LoadedModel:
     """A model ready to run, and what belongs to it.
 
     Attributes:
-        model: on its devices; `Leader` where several processes run it.
+        model: on its devices; `RemoteModel` where several processes run it.
         prompt_encoder: None where the checkpoint holds no tokenizer, so that ids alone can be run.
         stop_ids: the end tokens.
         devices: their names, in the order of the layers or ranks.
@@ -41,7 +41,7 @@ class LoadedModel:
         draft: the smaller model of `--draft`.
     """
 
-    model: GPT | Compiled | Leader
+    model: GPT | Compiled | RemoteModel
     prompt_encoder: PromptEncoder | None
     stop_ids: frozenset[int]
     devices: tuple[str, ...]
@@ -70,7 +70,7 @@ class LoadedModel:
 
     def peak_memory(self) -> list[int]:
         """The most bytes that each device held; on the CPU, each process."""
-        if isinstance(self.model, Leader):
+        if isinstance(self.model, RemoteModel):
             return self.model.peak_memory()
         devices = [torch.device(name) for name in self.devices]
         distinct = {device if device.type == "cuda" else device.type: device for device in devices}
@@ -80,10 +80,11 @@ class LoadedModel:
 def load(name: str | None, options: LoadOptions) -> LoadedModel:
     """Find the checkpoint `name` (None: the default model) and put it on its devices.
 
-    With several ranks, this returns in rank 0 alone: the others follow it until it ends.
+    With several ranks, this returns in rank 0 alone. The others are its workers, and stay here until it ends.
 
     Raises:
         InputError: whatever of the checkpoint or the options cannot be used.
+        WorkerFinished: in a worker, once rank 0 has ended.
     """
     start = time.perf_counter()
     path = resolve(name, access_token=options.access_token, revision=options.revision, check=check_folder)
@@ -101,17 +102,27 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     quantized = summarize(model)
     keep_freed_memory()
     runner = compile_model(model, placement) if options.compile else model
-    placed: GPT | Compiled | Leader = runner
-    if placement.ranks is not None:
-        channel = Channel(placement.ranks)
-        if placement.ranks.rank > 0:
-            follow(runner, channel)
-            sys.exit()
-        placed = Leader(runner, channel)
     names, strategy = placement.names, placement.strategy
-    loaded = LoadedModel(placed, prompt_encoder, stop_ids, names, precision, strategy, 0.0, quantized)
+    loaded = LoadedModel(
+        join_ranks(runner, placement), prompt_encoder, stop_ids, names, precision, strategy, 0.0, quantized
+    )
     draft = load_draft(options.draft, loaded, options) if options.draft else None
     return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
+
+
+def join_ranks(model: GPT | Compiled, placement: Placement) -> GPT | Compiled | RemoteModel:
+    """Rank 0's view of a model that is on several ranks; the model itself where it is on one.
+
+    Raises:
+        WorkerFinished: in a worker, which did what rank 0 asked for until rank 0 ended.
+    """
+    if placement.ranks is None:
+        return model
+    bus = MessageBus(placement.ranks)
+    if placement.ranks.rank == 0:
+        return RemoteModel(model, bus)
+    run_worker(model, bus)
+    raise WorkerFinished
 
 
 def load_draft(name: str, target: LoadedModel, options: LoadOptions) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Processes that run one model together: started by Fabric, watched so that none outlives another."""
+"""Processes that run one model together: started by Fabric, supervised so that none outlives another."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ import torch.distributed as dist
 
 from mygpt import kernels
 from mygpt.errors import InputError
-from mygpt.parallel.rank_env import RANK_VARIABLES, begin_to_follow
-from mygpt.parallel.supervisor import Watch
+from mygpt.parallel.rank_env import RANK_VARIABLES, become_worker
+from mygpt.parallel.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-_FOREVER = timedelta(days=365)  # ranks wait for a user's next message
-_MEETING = timedelta(hours=2)  # and for each other, while one of them may be downloading
+_MESSAGE_TIMEOUT = timedelta(days=365)  # workers wait for a user's next message
+_CONNECT_TIMEOUT = timedelta(hours=2)  # ranks wait for one that may be downloading
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among its like.
+class RankGroup:
+    """The processes that run one model, as one of them sees them.
 
     Attributes:
-        rank: this one's number; rank 0 decodes and prints, the others compute what it asks for.
-        world_size: how many there are, over all nodes.
-        device: this rank's.
-        one_machine: whether all are on this one.
-        control: the group for messages between their hosts.
-        watch: over the other ranks of this node.
-        mesh: all ranks in one row.
+        rank: this process's rank; rank 0 decodes and prints, the others compute what it asks for.
+        world_size: the number of ranks, over all nodes.
+        device: this rank's device.
+        one_machine: whether all ranks are on this machine.
+        control: the process group for messages in host memory.
+        supervisor: of the ranks that this one started.
+        mesh: all ranks, in one dimension.
     """
 
     rank: int
@@ -47,14 +47,14 @@ class Ranks:
     device: torch.device
     one_machine: bool
     control: dist.ProcessGroup
-    watch: Watch
+    supervisor: Supervisor
     mesh: DeviceMesh
 
 
-def launch(accelerator: str, devices: int, num_nodes: int) -> Ranks:
+def launch(accelerator: str, devices: int, num_nodes: int) -> RankGroup:
     """Start the ranks, or join those that torchrun or SLURM started (as Fabric understands their environments).
 
-    Fabric runs this very command again for each further device of the node, so what comes before is run by all.
+    For each further device of the node, Fabric runs the same command again. So every rank runs all code before this.
 
     Raises:
         InputError: a variable of a launcher's environment, such as LOCAL_RANK, is no number.
@@ -71,35 +71,35 @@ def launch(accelerator: str, devices: int, num_nodes: int) -> Ranks:
         lambda model, mesh: model,
         data_parallel_size=devices * num_nodes,
         tensor_parallel_size=1,
-        timeout=_MEETING,
+        timeout=_CONNECT_TIMEOUT,
     )
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
     children: list[subprocess.Popen[bytes]] = getattr(strategy.launcher, "procs", [])  # filled by launch()
     first_rank = strategy.node_rank * devices
     if first_rank + strategy.local_rank > 0:
-        begin_to_follow()
-    watch = Watch(first_rank, children)
-    atexit.register(watch.end)
-    watch.start()
-    with _without_observer(), watch.start_up():
+        become_worker()
+    supervisor = Supervisor(first_rank, children)
+    atexit.register(supervisor.stop)
+    supervisor.start()
+    with _without_observer(), supervisor.interruptible_start():
         fabric.launch()
-    os.environ["RANK"] = str(fabric.global_rank)  # what an error message names
+    os.environ["RANK"] = str(fabric.global_rank)  # for error messages
     if fabric.global_rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    control = dist.new_group(backend="gloo", timeout=_FOREVER)
+    control = dist.new_group(backend="gloo", timeout=_MESSAGE_TIMEOUT)
     assert control is not None
-    return Ranks(
+    return RankGroup(
         fabric.global_rank,
         fabric.world_size,
         fabric.device,
         num_nodes == 1,
         control,
-        watch,
+        supervisor,
         strategy.device_mesh["data_parallel"],
     )
 
 
-def make_team(ranks: Ranks) -> kernels.Team | None:
+def make_team(ranks: RankGroup) -> kernels.Team | None:
     """Memory that the ranks share for their sums; None, on all of them, where one of them cannot have it."""
     if not ranks.one_machine or ranks.device.type != "cpu":
         return None
@@ -133,7 +133,7 @@ def _shared_file(nbytes: int) -> int:
 
 @contextmanager
 def _without_observer() -> Iterator[None]:
-    """Fabric's own watch over its children would kill this process without a word."""
+    """Fabric's own observer of its children would kill this process without a message."""
     from lightning.fabric.strategies.launchers import subprocess_script
 
     observe = subprocess_script._launch_process_observer

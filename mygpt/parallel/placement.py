@@ -14,7 +14,7 @@ from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.collectives import Collectives
 from mygpt.parallel.devices import free_bytes, mover, pick_devices
-from mygpt.parallel.launch import Ranks, launch, make_team
+from mygpt.parallel.launch import RankGroup, launch, make_team
 from mygpt.parallel.sequential import USABLE, SequentialGPT, partition
 from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
 
@@ -23,27 +23,27 @@ Stream = Iterable[tuple[str, Weight]]
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of this process, and with what others it shares the model.
+    """The devices of this process, and the ranks that it shares the model with.
 
     Attributes:
         strategy: None (one device), "sequential", "tensor" or "fsdp".
-        devices: of this process.
-        names: of all devices.
-        ranks: where several processes run the model.
+        devices: of this process, in the order of the layers.
+        names: of the devices of all ranks.
+        ranks: the processes that run the model; None for one process.
         cpu_offload: the weights stay in host memory until they are needed (fsdp).
     """
 
     strategy: str | None
     devices: tuple[torch.device, ...]
     names: tuple[str, ...]
-    ranks: Ranks | None = None
+    ranks: RankGroup | None = None
     cpu_offload: bool = False
 
     def fill(self, model: GPT, tensors: Stream, precision: str, source: str) -> None:
-        """Make a model on the meta device the part that this process holds, and fill it from whole tensors.
+        """Reduce a model on the meta device to this process's part, and fill it from whole tensors.
 
         Raises:
-            InputError: the model cannot be shared out so, or does not fit; the tensors are not the model's.
+            InputError: the model cannot be divided so, or does not fit; the tensors are not the model's.
         """
         device = self.devices[0]
         if isinstance(model, SequentialGPT):
@@ -59,7 +59,7 @@ class Placement:
             shard = TensorShard(model, self.ranks.rank, self.ranks.world_size, collectives)
             tensors = shard.slices(tensors)
         elif self.ranks is not None:
-            from mygpt.parallel import fsdp  # DTensor takes its time
+            from mygpt.parallel import fsdp  # DTensor is slow to import
 
             fsdp.shard(model, self.ranks.mesh, device, cpu_offload=self.cpu_offload)
             put = fsdp.put_share
@@ -68,10 +68,10 @@ class Placement:
 
 
 def choose_placement(config: Config, options: LoadOptions) -> Placement:
-    """The placement that the options ask for; starts the ranks where it has several.
+    """The placement that the options ask for. Starts the ranks, where it has several.
 
     Raises:
-        InputError: there are no such devices, or the model cannot be shared out over them.
+        InputError: there are no such devices, or the model cannot be divided over them.
     """
     devices = pick_devices(options.accelerator, options.devices)
     count = len(devices) * options.num_nodes
@@ -89,10 +89,10 @@ def choose_placement(config: Config, options: LoadOptions) -> Placement:
 
 
 def choose_strategy(config: Config, options: LoadOptions, count: int) -> str | None:
-    """How `count` devices share the model; None for one.
+    """The strategy by which `count` devices share the model; None for one device.
 
     Raises:
-        InputError: they cannot share it so.
+        InputError: the options exclude each other.
     """
     listed = isinstance(options.devices, str) and "," in options.devices
     if options.strategy == "auto":

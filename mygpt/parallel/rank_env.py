@@ -1,4 +1,7 @@
-"""Placements of the one model: on one device, in turn over several, or shared out over ranks."""
+"""What a process knows about its rank from its environment, before torch is imported.
+
+Rank 0 runs the command. The other ranks are its workers: they compute what it asks for.
+"""
 
 import os
 import signal
@@ -6,55 +9,57 @@ import sys
 import threading
 import time
 
-# Seconds that a follower which fails leaves to rank 0: most often that one met the same error, and tells it.
-PATIENCE = 3.0
-PARENT = (
-    "MYGPT_PARENT"  # the environment variable by which ranks know, from their first moment, who started them
-)
-# Where launchers write what number a process has; a shell may hold them for other reasons.
+# Seconds that a rank waits before it reports an error: another rank may know the cause, and one line is enough.
+REPORT_DELAY_S = 3.0
+# Environment variable with the process id of the rank that started this one; set before a worker's first import.
+PARENT_PID_VARIABLE = "MYGPT_PARENT"
+# Where launchers write a process's rank. A shell may have set them for other reasons.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-_THREAD = "mygpt-parent"
+
+_is_worker = False  # set once, by `become_worker`
 
 
-def number_of(variable: str) -> int:
-    """What a launcher's environment variable numbers this process; 0 where it holds no number."""
+def env_rank(variable: str) -> int:
+    """The rank in a launcher's environment variable; 0 where it holds no number."""
     value = os.environ.get(variable, "")
     return int(value) if value.isdecimal() else 0
 
 
-def may_follow() -> bool:
-    """Whether this process may be a further rank of a command."""
-    return any(number_of(name) > 0 for name in RANK_VARIABLES)
+def may_be_worker() -> bool:
+    """Whether a launcher may have started this process as a worker."""
+    return any(env_rank(name) > 0 for name in RANK_VARIABLES)
 
 
-def starts_to_follow() -> bool:
-    """Whether a rank of this machine started this process as a further one, through Fabric.
+def started_as_worker() -> bool:
+    """Whether a rank on this machine started this process as a worker, through Fabric.
 
-    Of the others, which torchrun, SLURM or a user started, only `launch` knows that they join several ranks; until
-    then, Ctrl-C in rank 0's terminal does not reach them.
+    Processes that torchrun, SLURM or a user started are workers only if they join several ranks, which `launch`
+    finds out. Until then, Ctrl-C in rank 0's terminal does not reach them.
     """
-    return PARENT in os.environ and number_of("LOCAL_RANK") > 0
+    return PARENT_PID_VARIABLE in os.environ and env_rank("LOCAL_RANK") > 0
 
 
-def is_follower() -> bool:
-    """Whether this process is known to be a further rank of a command."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
+def is_worker() -> bool:
+    """Whether `become_worker` was called in this process."""
+    return _is_worker
 
 
-def begin_to_follow() -> None:
-    """In a follower, as early as can be: leave Ctrl-C to rank 0, and end when whoever started it was killed."""
-    if is_follower():
+def become_worker() -> None:
+    """Make this process a worker, as early as possible: it ignores Ctrl-C, and ends when its parent was killed."""
+    global _is_worker
+    if _is_worker:
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = number_of(PARENT) or os.getppid()
+    _is_worker = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 handles it
+    parent = env_rank(PARENT_PID_VARIABLE) or os.getppid()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True, name="mygpt-parent").start()
 
-    def watch() -> None:  # one of several followers says so
-        while os.getppid() == parent:
-            time.sleep(0.1)
-        if number_of("LOCAL_RANK") == 1:
-            node = number_of("NODE_RANK")
-            who = f"the first rank of node {node}" if node else "rank 0"
-            print(f"error: {who} was killed; the other ranks were ended", file=sys.stderr, flush=True)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name=_THREAD).start()
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    if env_rank("LOCAL_RANK") == 1:  # one of several workers reports it
+        node = env_rank("NODE_RANK")
+        name = f"the first rank of node {node}" if node else "rank 0"
+        print(f"error: {name} was killed; the other ranks were ended", file=sys.stderr, flush=True)
+    os._exit(1)

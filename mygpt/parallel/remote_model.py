@@ -1,17 +1,16 @@
-"""Rank 0 runs the program; the others follow it, forward pass by forward pass.
+"""One model on several ranks. Rank 0 runs the program; the workers repeat each call that it makes to the model.
 
-Messages are JSON, sent from rank 0 to all by one broadcast on their hosts. So a decode loop, a chat or a script
-is written once, for one process, and every rank takes part in each of its forward passes.
+So a decode loop, a chat or a script is written once, for one process. Each call is a message of `MessageBus`, which
+`RemoteModel` or `RemoteCache` sends and a method of `Worker` of the same name handles.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import signal
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,66 +18,31 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mygpt.engine.detokenizer import peak_memory_bytes
 from mygpt.model.causal_lm import CausalLM
 from mygpt.model.config import Config
 from mygpt.model.forward_context import ForwardOptions
 from mygpt.model.kv_cache import KVCache
 from mygpt.model.rope import RotaryEmbedding
+from mygpt.parallel.devices import peak_memory_bytes
+from mygpt.parallel.launch import RankGroup
+from mygpt.parallel.message_bus import MessageBus
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-from mygpt.parallel.launch import Ranks
-
-HEADER = 8192  # bytes; a message that is no longer takes one broadcast
 
 
-class Channel:
-    """Messages from rank 0 to all others."""
+class RemoteModel:
+    """The model as rank 0 sees it: each call runs on every rank. A `CausalLM`."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-
-    def send(self, *message: Any) -> None:
-        """Called by rank 0; the others are in `receive`."""
-        text = json.dumps(message).encode()
-        data = torch.frombuffer(bytearray(len(text).to_bytes(8, "little") + text), dtype=torch.uint8)
-        header = torch.zeros(HEADER, dtype=torch.uint8)
-        header[: min(HEADER, len(data))] = data[:HEADER]
-        dist.broadcast(header, 0, group=self.ranks.control)
-        if len(data) > HEADER:
-            dist.broadcast(data, 0, group=self.ranks.control)
-
-    def receive(self) -> list[Any]:
-        """The next message."""
-        data = torch.zeros(HEADER, dtype=torch.uint8)
-        dist.broadcast(data, 0, group=self.ranks.control)
-        length = 8 + int.from_bytes(bytes(data[:8].tolist()), "little")
-        if length > HEADER:
-            data = torch.zeros(length, dtype=torch.uint8)
-            dist.broadcast(data, 0, group=self.ranks.control)
-        message: list[Any] = json.loads(data[8:length].numpy().tobytes())
-        return message
-
-    def peak_memory(self) -> list[int]:
-        """The most that each rank's device held, in bytes; every rank calls it."""
-        peaks = torch.zeros(self.ranks.world_size, dtype=torch.int64)
-        peaks[self.ranks.rank] = peak_memory_bytes(self.ranks.device)
-        dist.all_reduce(peaks, group=self.ranks.control)
-        return peaks.tolist()
-
-
-class Leader:
-    """The model as rank 0's decode loop sees it: each call is every rank's."""
-
-    def __init__(self, model: CausalLM, channel: Channel) -> None:
+    def __init__(self, model: CausalLM, bus: MessageBus) -> None:
+        """`model` is rank 0's part."""
         self.model = model
-        self.channel = channel
-        self.freed: list[int] = []  # caches that the others may forget, told with the next message
+        self.bus = bus
         self.n_caches = 0
-        atexit.register(self.close)
-        self.usable = True  # not in the middle of a forward pass that failed
+        self.freed_caches: list[int] = []  # their ids; workers free them at the next message
+        self.in_step = True  # no call failed halfway, so every worker waits for a message
         self.closed = False
+        atexit.register(self.close)
 
     @property
     def config(self) -> Config:
@@ -94,38 +58,39 @@ class Leader:
         self, ids: Tensor, cache: KVCache | None = None, **options: Unpack[ForwardOptions]
     ) -> Tensor:
         """As `GPT.forward`."""
-        held = None
-        if cache is not None:
-            assert isinstance(cache, MirroredCache)
-            held = [cache.number, cache.slots, cache.lengths]
-        with self.together("forward", ids.tolist(), held, options):
+        assert cache is None or isinstance(cache, RemoteCache)
+        cached = None if cache is None else (cache.id, cache.lengths)
+        with self.on_all_ranks("forward", ids.tolist(), cached, options):
             logits: Tensor = self.model(ids, cache, **options)
         return logits
 
     def allocate_cache(self, batch_size: int, slots: int, device: torch.device | None = None) -> KVCache:
-        """An empty cache, mirrored on every rank."""
-        # On the rank's device: offloaded weights are not where keys and values belong.
-        own = self.model.allocate_cache(batch_size, slots, self.channel.ranks.device)
-        return MirroredCache(self, own, batch_size, slots)
+        """An empty cache, on every rank's own device."""
+        return RemoteCache(self, batch_size, slots)
 
     def peak_memory(self) -> list[int]:
         """The most that each rank's device held, in bytes."""
-        with self.together("memory"):
-            return self.channel.peak_memory()
+        with self.on_all_ranks("peak_memory"):
+            return _gather_peak_memory(self.bus.ranks)
 
     @contextmanager
-    def together(self, *message: Any) -> Iterator[None]:
-        """Send a message and do what it says, whole: Ctrl-C waits, or the ranks would lose step."""
+    def on_all_ranks(self, name: str, *arguments: Any) -> Iterator[None]:
+        """Send a message, then do here what it says. Ctrl-C waits until that is done, so that ranks stay in step.
+
+        Raises:
+            RunError: a rank on another node has failed.
+        """
         interrupted = []
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True)) if main else None
-        self.usable = False
+        self.in_step = False
         try:
-            with self.channel.ranks.watch.explained():
-                self.channel.send(self.freed, *message)
-                self.freed.clear()
+            with self.bus.ranks.supervisor.explain_lost_connection():
+                freed = self.freed_caches.copy()
+                self.bus.send(freed, name, *arguments)
+                del self.freed_caches[: len(freed)]
                 yield
-            self.usable = True
+            self.in_step = True
         finally:
             if main:
                 signal.signal(signal.SIGINT, before)
@@ -133,100 +98,143 @@ class Leader:
             raise KeyboardInterrupt
 
     def close(self) -> None:
-        """Tell the others that it is over."""
+        """End the workers."""
         if self.closed:
             return
         self.closed = True
-        if self.usable:
-            self.channel.ranks.watch.dismissed = True
-            self.channel.send(self.freed, "end")
+        supervisor = self.bus.ranks.supervisor
+        if self.in_step:
+            supervisor.workers_told_to_end = True
+            self.bus.send([], "end")
         else:
-            self.channel.ranks.watch.kill()
+            supervisor.kill_children()
 
 
-class MirroredCache(KVCache):
-    """Rank 0's part of a cache that every rank has, known to them by its number."""
+class RemoteCache(KVCache):
+    """A cache that every rank has its part of; rank 0's is here, the workers' have the same `id`.
 
-    def __init__(self, leader: Leader, own: KVCache, batch_size: int, slots: int) -> None:
-        vars(self).update(vars(own))  # its layers too, so that no memory is taken twice
-        self.leader = leader
-        self.number = leader.n_caches
-        leader.n_caches += 1
-        with leader.together("allocate", self.number, batch_size, slots):
+    `lengths` go to the workers with each forward pass. Every other operation that changes the cache is a message.
+    """
+
+    def __init__(self, model: RemoteModel, batch_size: int, slots: int) -> None:
+        # A cache without sequences takes no memory; it has the shapes of rank 0's part. The device is named because
+        # offloaded weights are on another one than keys and values.
+        part = model.model.allocate_cache(0, slots, model.bus.ranks.device)
+        super().__init__(part.shapes, batch_size, part.slots, part.devices, part.dtype)
+        self.model = model
+        self.id = model.n_caches
+        model.n_caches += 1
+        with model.on_all_ranks("allocate_cache", self.id, batch_size, slots):
             pass
-        weakref.finalize(self, leader.freed.append, self.number)
+        weakref.finalize(self, model.freed_caches.append, self.id)
 
     def empty_like(self, batch_size: int, slots: int) -> KVCache:
         """An empty cache of the same layers, of another size."""
-        return self.leader.allocate_cache(batch_size, slots)
+        return self.model.allocate_cache(batch_size, slots)
 
     def reserve(self, slots: int) -> None:
         """Have at least so many slots."""
         if slots > self.slots:
-            with self.leader.together("reserve", self.number, slots):
+            with self.model.on_all_ranks("reserve", self.id, slots):
                 super().reserve(slots)
 
     def copy_rows(self, source: KVCache, rows: Sequence[int]) -> None:
         """Fill every sequence from row `rows[b]` of `source`."""
-        assert isinstance(source, MirroredCache)
-        with self.leader.together("copy", self.number, source.number, list(rows)):
+        assert isinstance(source, RemoteCache)
+        with self.model.on_all_ranks("copy_rows", self.id, source.id, list(rows)):
             super().copy_rows(source, rows)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Forget all sequences but `rows`."""
-        with self.leader.together("keep_rows", self.number, list(rows)):
+        with self.model.on_all_ranks("keep_rows", self.id, list(rows)):
             super().keep_rows(rows)
 
     def append_rows(self, other: KVCache) -> None:
         """Take the sequences of another cache."""
-        assert isinstance(other, MirroredCache)
-        held = self.lengths, other.lengths
-        with self.leader.together("append_rows", self.number, other.number, *held):
+        assert isinstance(other, RemoteCache)
+        with self.model.on_all_ranks("append_rows", self.id, other.id, self.lengths, other.lengths):
             super().append_rows(other)
 
 
+class Worker:
+    """A rank above 0: its part of the model, and its parts of the caches by their ids."""
+
+    def __init__(self, model: CausalLM, bus: MessageBus) -> None:
+        self.model = model
+        self.bus = bus
+        self.caches: dict[int, KVCache] = {}
+        self.handlers: dict[str, Callable[..., None]] = {
+            "forward": self.forward,
+            "allocate_cache": self.allocate_cache,
+            "reserve": self.reserve,
+            "copy_rows": self.copy_rows,
+            "keep_rows": self.keep_rows,
+            "append_rows": self.append_rows,
+            "peak_memory": self.peak_memory,
+        }
+
+    def run(self) -> None:
+        """Handle messages until rank 0 ends."""
+        while True:
+            freed, name, *arguments = self.bus.receive()
+            for cache_id in freed:
+                del self.caches[cache_id]
+            if name == "end":
+                return
+            self.handlers[name](*arguments)
+
+    def forward(
+        self, ids: list[list[int]], cached: tuple[int, list[int]] | None, options: ForwardOptions
+    ) -> None:
+        """Take part in a forward pass; `cached` is the id and the lengths of its cache."""
+        cache = None
+        if cached is not None:
+            cache_id, lengths = cached
+            cache = self.caches[cache_id]
+            cache.lengths = lengths
+        self.model(torch.tensor(ids), cache, **options)
+
+    def allocate_cache(self, cache_id: int, batch_size: int, slots: int) -> None:
+        """Make an empty cache."""
+        self.caches[cache_id] = self.model.allocate_cache(batch_size, slots, self.bus.ranks.device)
+
+    def reserve(self, cache_id: int, slots: int) -> None:
+        """As `KVCache.reserve`."""
+        self.caches[cache_id].reserve(slots)
+
+    def copy_rows(self, cache_id: int, source_id: int, rows: list[int]) -> None:
+        """As `KVCache.copy_rows`."""
+        self.caches[cache_id].copy_rows(self.caches[source_id], rows)
+
+    def keep_rows(self, cache_id: int, rows: list[int]) -> None:
+        """As `KVCache.keep_rows`."""
+        self.caches[cache_id].keep_rows(rows)
+
+    def append_rows(self, cache_id: int, other_id: int, lengths: list[int], others: list[int]) -> None:
+        """As `KVCache.append_rows`; the lengths are those of the two caches."""
+        cache, other = self.caches[cache_id], self.caches[other_id]
+        cache.lengths, other.lengths = lengths, others
+        cache.append_rows(other)
+
+    def peak_memory(self) -> None:
+        """Take part in `RemoteModel.peak_memory`."""
+        _gather_peak_memory(self.bus.ranks)
+
+
 @torch.inference_mode()
-def follow(model: CausalLM, channel: Channel) -> None:
-    """Do what rank 0 does until it ends.
+def run_worker(model: CausalLM, bus: MessageBus) -> None:
+    """Do what rank 0 asks for, with this rank's part of the model, until rank 0 ends.
 
     Raises:
-        RunError: another rank has ended before its time.
+        RunError: another rank has failed.
     """
-    with channel.ranks.watch.explained():
-        _follow(model, channel)
+    with bus.ranks.supervisor.explain_lost_connection():
+        Worker(model, bus).run()
 
 
-def _follow(model: CausalLM, channel: Channel) -> None:
-    caches: dict[int, KVCache] = {}
-    while True:
-        freed, kind, *rest = channel.receive()
-        for number in freed:
-            caches.pop(number, None)
-        if kind == "end":
-            return
-        if kind == "forward":
-            ids, held, options = rest
-            cache = None
-            if held is not None:
-                number, _, cached = held
-                cache = caches[number]
-                cache.lengths = cached
-            model(torch.tensor(ids), cache, **options)
-        elif kind == "allocate":
-            number, batch_size, slots = rest
-            caches[number] = model.allocate_cache(batch_size, slots, channel.ranks.device)
-        elif kind == "reserve":
-            number, slots = rest
-            caches[number].reserve(slots)
-        elif kind == "copy":
-            number, source, rows = rest
-            caches[number].copy_rows(caches[source], rows)
-        elif kind == "keep_rows":
-            number, rows = rest
-            caches[number].keep_rows(rows)
-        elif kind == "append_rows":
-            number, source, own, others = rest
-            caches[number].lengths, caches[source].lengths = own, others
-            caches[number].append_rows(caches[source])
-        elif kind == "memory":
-            channel.peak_memory()
+def _gather_peak_memory(ranks: RankGroup) -> list[int]:
+    """The most that each rank's device held, in bytes; every rank calls it."""
+    peaks = torch.zeros(ranks.world_size, dtype=torch.int64)
+    peaks[ranks.rank] = peak_memory_bytes(ranks.device)
+    dist.all_reduce(peaks, group=ranks.control)
+    return peaks.tolist()

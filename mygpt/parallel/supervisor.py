@@ -1,4 +1,4 @@
-"""Sees to it that the ranks of a command end together, and that one line says why."""
+"""Makes the ranks of a command end together, with one line that says why."""
 
 from __future__ import annotations
 
@@ -19,59 +19,61 @@ import torch.distributed as dist
 
 from mygpt.errors import RunError
 from mygpt.kernels import LostRankError
-from mygpt.parallel.rank_env import PARENT, PATIENCE
+from mygpt.parallel.rank_env import PARENT_PID_VARIABLE, REPORT_DELAY_S
 
 try:
     import termios
 except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
-_TICK = 0.1  # seconds
+_POLL_INTERVAL_S = 0.1
 
 
-class Watch(threading.Thread):
-    """Ends this rank when another has ended before its time.
+class Supervisor(threading.Thread):
+    """Ends this rank when a rank that it started has failed.
 
-    Who knows what happened tells it: a rank that fails by itself, or this, of one that was killed.
+    A rank that fails by itself reports its error. The supervisor reports a rank that was killed.
     """
 
     def __init__(self, first_rank: int, children: Sequence[subprocess.Popen[Any]]) -> None:
-        """Watch the `children`, which may be started later.
+        """Supervise the `children`, which may be started later.
 
         Args:
-            first_rank: that of this node's first process, which starts the others.
-            children: ranks that this one starts, in order.
+            first_rank: of this node's first process, which starts the others.
+            children: the ranks that this one starts, in order.
         """
-        super().__init__(daemon=True, name="mygpt-watch")
+        super().__init__(daemon=True, name="mygpt-supervisor")
         self.first_rank = first_rank
         self.children = children
-        os.environ[PARENT] = str(os.getpid())
+        os.environ[PARENT_PID_VARIABLE] = str(os.getpid())
         self.starting = True
-        self.dismissed = False  # the others have been told that it is over
-        self.ended = False
-        self.signals, self._wake = socket.socketpair()
+        self.workers_told_to_end = False
+        self.stopped = False
+        self._signals, self._wakeup = socket.socketpair()
         self._terminal = _terminal_settings()
 
     def run(self) -> None:
-        """Look at the others several times a second."""
-        while not self.ended:
+        """Poll the children until this rank ends."""
+        while not self.stopped:
             self._wait()
-            for number, child in enumerate(tuple(self.children), self.first_rank + 1):
-                if child.poll() and not self.ended:
-                    self._child_failed(number, child.returncode)
+            for rank, child in enumerate(tuple(self.children), self.first_rank + 1):
+                if child.poll() and not self.stopped:
+                    self._child_failed(rank, child.returncode)
 
     def _wait(self) -> None:
         if not self.starting:
-            time.sleep(_TICK)
-        elif select.select([self.signals], [], [], _TICK)[0] and signal.SIGINT in self.signals.recv(64):
+            time.sleep(_POLL_INTERVAL_S)
+            return
+        readable, _, _ = select.select([self._signals], [], [], _POLL_INTERVAL_S)
+        if readable and signal.SIGINT in self._signals.recv(64):
             self._exit(None, 130)
 
     @contextmanager
-    def start_up(self) -> Iterator[None]:
-        """While the ranks meet, which Python cannot interrupt: Ctrl-C ends this one all the same."""
-        self._wake.setblocking(False)
+    def interruptible_start(self) -> Iterator[None]:
+        """Let Ctrl-C end this rank while it waits for the others to connect, which Python cannot interrupt."""
+        self._wakeup.setblocking(False)
         main = threading.current_thread() is threading.main_thread()
-        before = signal.set_wakeup_fd(self._wake.fileno()) if main else -1
+        before = signal.set_wakeup_fd(self._wakeup.fileno()) if main else -1
         try:
             yield
         finally:
@@ -80,59 +82,59 @@ class Watch(threading.Thread):
             self.starting = False
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Where a connection breaks, leave it to the watch of the node that lost a rank to say which, and why.
+    def explain_lost_connection(self) -> Iterator[None]:
+        """Where a connection breaks, give the node that lost a rank time to say which one and why.
 
         Raises:
-            RunError: it was on another machine.
+            RunError: the rank was on another node.
         """
         try:
             yield
         except RuntimeError as error:
             if not isinstance(error, dist.DistError | LostRankError) and "gloo" not in str(error):
                 raise
-            time.sleep(PATIENCE)
+            time.sleep(REPORT_DELAY_S)
             raise RunError(
                 f"rank {os.environ.get('RANK', self.first_rank)} lost the connection to another rank; "
                 "that one's own output says why"
             ) from error
 
-    def _child_failed(self, number: int, code: int) -> NoReturn:
+    def _child_failed(self, rank: int, code: int) -> NoReturn:
         if code in (-signal.SIGINT, 130):
             self._exit(None, 130)
-        if code > 0:
-            self._exit(None, 2 if code == 2 else 1)  # it has told why
+        if code > 0:  # it has reported its error
+            self._exit(None, 2 if code == 2 else 1)
         hint = " (as the system does when memory runs out)" if code == -signal.SIGKILL else ""
-        self._exit(f"rank {number} was killed by {signal.Signals(-code).name}{hint}")
+        self._exit(f"rank {rank} was killed by {signal.Signals(-code).name}{hint}")
 
-    def _exit(self, why: str | None, code: int = 1) -> NoReturn:
-        self.kill()
+    def _exit(self, reason: str | None, code: int = 1) -> NoReturn:
+        self.kill_children()
         if self._terminal is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
-        if why is not None:
-            print(f"error: {why}; the other ranks were ended", file=sys.stderr, flush=True)
+        if reason is not None:
+            print(f"error: {reason}; the other ranks were ended", file=sys.stderr, flush=True)
         os._exit(code)
 
-    def end(self) -> None:
-        """This rank ends, and so those that it started: by themselves where they were told."""
-        self.ended = True
+    def stop(self) -> None:
+        """End the children with this rank: by themselves where they were told to, else by a signal."""
+        self.stopped = True
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        deadline = time.monotonic() + (5 if self.dismissed else 0)
+        deadline = time.monotonic() + (5 if self.workers_told_to_end else 0)
         with contextlib.suppress(subprocess.TimeoutExpired):
             for child in self.children:
                 child.wait(max(0.0, deadline - time.monotonic()))
-        self.kill()
+        self.kill_children()
 
-    def kill(self) -> None:
-        """End the ranks that this one started."""
+    def kill_children(self) -> None:
+        """End the ranks that this one started, by a signal."""
         for child in self.children:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
 
 
 def _terminal_settings() -> list[Any] | None:
-    """Those of standard input: a line editor that is ended from outside leaves its own."""
+    """The settings of standard input's terminal, which a line editor changes and a sudden end would leave so."""
     try:
         return termios.tcgetattr(0) if termios is not None else None
     except (OSError, termios.error):  # no terminal

@@ -24,7 +24,7 @@ from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.errors import InputError
 from mygpt.options import Sampling
-from mygpt.parallel.rank_env import PARENT, starts_to_follow
+from mygpt.parallel.rank_env import PARENT_PID_VARIABLE, started_as_worker
 from tests.models import CHAT_TEMPLATE, CONTEXT, EOS, FAMILIES, edit_json, write_model
 
 DYNAMIC = {
@@ -653,7 +653,7 @@ def test_one_of_many_processes_with_a_model_each_answers(
 
 
 @pytest.mark.parametrize("variable", ["RANK=1", "LOCAL_RANK=2", "SLURM_PROCID=1", "RANK=abc"])
-def test_a_shell_with_a_rank_makes_no_follower(
+def test_a_shell_with_a_rank_makes_no_worker(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], variable: str
 ) -> None:
     """As in an interactive step of a SLURM job: on one device, Ctrl-C and errors are as ever."""
@@ -665,12 +665,12 @@ def test_a_shell_with_a_rank_makes_no_follower(
     assert error.startswith("error: ") and "rank" not in error
 
 
-def test_who_is_started_as_a_further_rank_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not what rank 0 itself, or a script that is it, starts besides."""
-    monkeypatch.setenv(PARENT, "1")
-    for local_rank, follows in (("1", True), ("0", False)):
+def test_a_worker_knows_that_it_was_started_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes that rank 0 starts, as a script may, are no workers."""
+    monkeypatch.setenv(PARENT_PID_VARIABLE, "1")
+    for local_rank, expected in (("1", True), ("0", False)):
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-        assert starts_to_follow() is follows
+        assert started_as_worker() is expected
 
 
 def test_a_local_rank_that_is_no_number_is_bad_input(

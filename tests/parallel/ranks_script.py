@@ -17,8 +17,9 @@ from mygpt.loading.build import build
 from mygpt.loading.load import LoadedModel
 from mygpt.options import LoadOptions
 from mygpt.parallel.launch import launch
+from mygpt.parallel.message_bus import MessageBus
 from mygpt.parallel.placement import Placement
-from mygpt.parallel.remote_model import Channel, Leader, follow
+from mygpt.parallel.remote_model import RemoteModel, run_worker
 from tests.parallel.answers import answers
 
 
@@ -31,14 +32,14 @@ def main(jobs: Path, results: Path, devices: int) -> None:
         checkpoint = open_checkpoint(Path(folder))
         architecture = read_config(checkpoint.config)
         model, precision = build(checkpoint, *architecture, placement, LoadOptions(**options))
-        channel = Channel(ranks)
+        bus = MessageBus(ranks)
         if ranks.rank > 0:
-            follow(model, channel)
+            run_worker(model, bus)
             continue
-        leader = Leader(model, channel)
-        loaded = LoadedModel(leader, None, frozenset(), names, precision, strategy, load_s=0.0)
+        remote = RemoteModel(model, bus)
+        loaded = LoadedModel(remote, None, frozenset(), names, precision, strategy, load_s=0.0)
         found[key] = answers(LLM(loaded), kinds)
-        leader.close()
+        remote.close()
     if ranks.rank == 0:
         torch.save(found, results)
 
