@@ -1,1 +1,1 @@
-"""Placements of the one model: in turn over several devices, or shared out over ranks."""
+"""A model on several devices: layers in turn, or ranks that share the weights."""
