@@ -23,7 +23,7 @@ from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES, free_host_bytes, pick_devices
 from mygpt.parallel.placement import choose_strategy
 from mygpt.parallel.sequential import SequentialGPT, named_bytes, partition
-from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
+from mygpt.parallel.tensor import ModelShard, check_divisible, device_counts
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.schemes import PackedScheme, Scheme, stored_scheme
 
@@ -180,7 +180,7 @@ class _Planner:
         if self.scheme is not None:
             quantize_linears(model, self.scheme, DTYPES[self.precision])
         if world_size > 1:
-            TensorShard(model, rank, world_size)
+            ModelShard(model, rank, world_size)
         return model
 
     def single(self) -> list[DevicePlan]:

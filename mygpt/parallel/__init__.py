@@ -1,1 +1,1 @@
-"""Placements of the one model: layers in turn over several devices, or shards on several ranks."""
+"""A model on several devices: layers in turn, or ranks that share the weights."""

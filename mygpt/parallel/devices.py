@@ -1,4 +1,4 @@
-"""Devices: which there are, and which precision each runs well."""
+"""Devices: which there are, their memory, and the precision that they run well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pick_device(accelerator: str) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if accelerator == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
+        return torch.device(next(name for name, present in available.items() if present))
     if not available[accelerator]:
         raise InputError(
             f"--accelerator {accelerator}: this machine, or this build of torch, has none; try cpu"
@@ -30,9 +30,9 @@ def pick_device(accelerator: str) -> torch.device:
 
 
 def pick_devices(accelerator: str, devices: int | str) -> list[torch.device]:
-    """The devices of `--devices`: so many of the accelerator's, `auto` for all, or those of a list.
+    """The devices of `--devices`: a number of the accelerator's, `auto` for all, or a list of names.
 
-    On the CPU, which is one device, so many parts of the model stand beside each other.
+    The CPU is one device, which may hold any number of parts of the model.
 
     Raises:
         InputError: this machine has no such devices.
@@ -55,19 +55,19 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise InputError(f"--devices: {name!r} is no device; write such as cuda:0,cuda:1,cpu") from error
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-    there = counts.get(device.type, 0)
-    if (device.index or 0) >= there:
-        raise InputError(f"--devices: there is no {name} here, this machine has {there} of {device.type}")
+    count = counts.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise InputError(f"--devices: there is no {name} here, this machine has {count} of {device.type}")
     return device
 
 
 def free_bytes(device: torch.device) -> float:
-    """What a GPU has room for; a CPU's memory is not counted."""
+    """The free memory of a GPU; infinite for a CPU."""
     return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
 
 
 def free_host_bytes() -> int | None:
-    """What a Linux machine can give to programs; None on others."""
+    """The memory that a Linux machine has available for programs; None on other systems."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -97,15 +97,15 @@ def peak_memory_bytes(device: torch.device) -> int:
 DTYPES = {"32-true": torch.float32, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 
 
-# Models below this take less than 1 GB in float32. They are quick in it, and it is they whose answers
-# change with bfloat16's rounding: SmolLM2-135M's capital of France, for one.
+# Parameters. Smaller models take less than 1 GB in float32 and are fast in it, and bfloat16's rounding changes their
+# answers: for example what SmolLM2-135M says is the capital of France.
 SMALL_MODEL = 250_000_000
 
 
 def pick_precision(
     precision: str | None, device: torch.device, model: nn.Module, quantized: bool = False
 ) -> str:
-    """`--precision`, or the best that the device runs well; quantized layers on a CPU are fast in bfloat16 alone."""
+    """`--precision`, or the best that the device runs well; quantized layers on a CPU are fast only in bfloat16."""
     if precision is not None:
         return precision
     if device.type == "cuda":
@@ -115,30 +115,30 @@ def pick_precision(
     if quantized:
         return "bf16-true"
     small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
-    # Without AVX512-BF16 or AMX a CPU widens each weight as it goes: slower than float32.
+    # Without AVX512-BF16 or AMX a CPU converts each weight to float32 first, which is slower than float32.
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16-true" if native and not small else "32-true"
 
 
-# Small, and of an effect that rounding would change: which experts are chosen.
+# They are small, and rounding them would change which experts are chosen.
 KEPT_IN_FLOAT32 = (".router.e_score_correction_bias",)
 
 
 def dtype_of(name: str, precision: str) -> torch.dtype:
-    """What the weight of that name (ours) is held in."""
+    """The dtype of the weight of that name (ours)."""
     return torch.float32 if name.endswith(KEPT_IN_FLOAT32) else DTYPES[precision]
 
 
 def cast(model: nn.Module, precision: str) -> None:
-    """Make the weights of a model on the meta device those of a precision."""
+    """Give the weights of a model on the meta device the dtypes of a precision."""
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtype_of(name, precision))
 
 
 def mover(device_of: Callable[[str], torch.device], precision: str) -> Transform:
-    """Cast and move. On the CPU a tensor of the right dtype stays where it is: mapped from the file.
+    """Casts and moves weights. On the CPU a tensor of the right dtype stays mapped from the file.
 
-    A slice of columns does not: products read it faster in one piece, and its pages of the file hold the others' too.
+    A slice of columns is copied: products read it faster, and its pages in the file hold other ranks' columns too.
     """
 
     def move(name: str, weight: Weight) -> Weight:

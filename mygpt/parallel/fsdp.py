@@ -1,8 +1,7 @@
 """Fully sharded data parallelism (FSDP2, `torch.distributed.fsdp.fully_shard`), for inference.
 
-Each rank keeps a share of every weight, and gathers the rest of a layer when the layer runs. All ranks compute the
-same. It needs the least memory, all devices together hold the weights once, but it sends all weights around for each
-token.
+Each rank keeps a share of every weight, and gathers the other shares of a layer before it runs it. All ranks compute
+the same. The weights need to fit only on all devices together, but every token sends all of them between the ranks.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from mygpt.model.gpt import GPT
 
 
 def shard(model: GPT, mesh: DeviceMesh, device: torch.device, *, cpu_offload: bool) -> None:
-    """Share out the weights of a model on the meta device, layer by layer; they are left to be filled.
+    """Shard the weights of a model on the meta device, layer by layer; `put_share` fills them later.
 
-    With `cpu_offload` the shares stay in host memory, and come to the device with their layer.
+    With `cpu_offload` the shares stay in host memory, and are copied to the device when their layer runs.
     """
     policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if cpu_offload else OffloadPolicy()
     for layer in model.layers:

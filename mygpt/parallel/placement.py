@@ -16,7 +16,7 @@ from mygpt.parallel.collectives import Collectives
 from mygpt.parallel.devices import free_bytes, mover, pick_devices
 from mygpt.parallel.launch import RankGroup, launch, make_team
 from mygpt.parallel.sequential import USABLE, SequentialGPT, partition
-from mygpt.parallel.tensor import TensorShard, check_divisible, device_counts
+from mygpt.parallel.tensor import ModelShard, check_divisible, device_counts
 
 Stream = Iterable[tuple[str, Weight]]
 
@@ -56,8 +56,8 @@ class Placement:
         put = put_whole
         if self.ranks is not None and self.strategy == "tensor":
             collectives = Collectives(make_team(self.ranks))
-            shard = TensorShard(model, self.ranks.rank, self.ranks.world_size, collectives)
-            tensors = shard.slices(tensors)
+            shard = ModelShard(model, self.ranks.rank, self.ranks.world_size, collectives)
+            tensors = shard.shard_weights(tensors)
         elif self.ranks is not None:
             from mygpt.parallel import fsdp  # DTensor is slow to import
 

@@ -1,4 +1,4 @@
-"""A model with its layers partitioned over several devices, which run in turn."""
+"""A model whose layers are on several devices and run in turn (pipeline without overlap)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mygpt.quantize.linear import QuantizedLinear, quantized_bytes
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# Tokens whose keys and values are counted in when layers are shared out.
+# Layers are divided by the bytes of their weights and of the keys and values of so many tokens.
 CACHED_TOKENS = 4096
-# Of a GPU's free memory, for what a forward pass needs besides weights and cache.
+# The share of a GPU's free memory for weights and cache; a forward pass needs the rest.
 USABLE = 0.92
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some layers, the device they stand on, and the maker of their contexts there."""
+    """Consecutive layers on one device, and what makes the contexts of their forward passes there."""
 
     device: torch.device
     layers: range
@@ -35,7 +35,7 @@ class Part:
 
 
 class SequentialGPT(GPT):
-    """`GPT` in parts. Between them the residual stream alone goes from device to device.
+    """`GPT` in parts. Only the residual stream goes from device to device.
 
     ids ── embed ── part 1 ──> … ──> part N ── norm ── head ── logits
     """
@@ -43,7 +43,7 @@ class SequentialGPT(GPT):
     parts: list[Part]
 
     def split(self, devices: Sequence[torch.device], counts: Sequence[int]) -> None:
-        """Give each device the next `counts` layers. Done before weights are loaded: it moves none."""
+        """Give each device the next `counts` layers. It moves no weights, so call it before they are loaded."""
         starts = [sum(counts[:i]) for i in range(len(counts))]
         self.parts = [
             Part(device, range(start, start + count), deepcopy(self.context_builder).to(device))
@@ -57,7 +57,7 @@ class SequentialGPT(GPT):
             layer = int(name.split(".")[1])
             return next(part.device for part in self.parts if layer in part.layers)
         at_the_end = name.startswith(("head.", "norm.")) and not self.config.tie_embeddings
-        return self.parts[-1 if at_the_end else 0].device  # a tied head stands where the embedding does
+        return self.parts[-1 if at_the_end else 0].device  # a tied head is where the embedding is
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, **options: Unpack[ForwardOptions]) -> Tensor:
         """As `GPT.forward`; the logits are where the head is."""
@@ -72,9 +72,9 @@ class SequentialGPT(GPT):
 
 
 def partition(model: GPT, devices: Sequence[torch.device], free: Sequence[float]) -> list[int]:
-    """How many layers each device gets, such that the fullest one is as empty as can be.
+    """How many layers each device gets, so that the fullest device holds as little as possible.
 
-    Embedding, head and the keys and values of `CACHED_TOKENS` tokens count in. A CPU among GPUs gets what does
+    Embedding, head and the keys and values of `CACHED_TOKENS` tokens are counted. A CPU among GPUs gets what does
     not fit on them.
 
     Args:
@@ -93,10 +93,10 @@ def partition(model: GPT, devices: Sequence[torch.device], free: Sequence[float]
     loads[-1] += end
     mixed = {device.type for device in devices} != {devices[0].type}
     spills = [mixed and device.type == "cpu" for device in devices]
-    places = list(zip(spills, free, strict=True))
+    rooms = list(zip(spills, free, strict=True))
     for limits in (
-        lambda most: [0.0 if spill else min(room, most) for spill, room in places],
-        lambda most: [min(room, most) if spill else room for spill, room in places],
+        lambda most: [0.0 if spill else min(room, most) for spill, room in rooms],
+        lambda most: [min(room, most) if spill else room for spill, room in rooms],
     ):
         if (counts := _smallest(loads, limits)) is not None:
             return counts
@@ -121,18 +121,19 @@ def _smallest(loads: Sequence[int], limits: Callable[[int], Sequence[float]]) ->
 
 
 def _fill(loads: Sequence[int], limits: Sequence[float]) -> list[int] | None:
-    counts, place = [], 0
+    """How many consecutive loads fit under each limit, taken in turn; None where some are left."""
+    counts, taken = [], 0
     for limit in limits:
-        start, held = place, 0
-        while place < len(loads) and held + loads[place] <= limit:
-            held += loads[place]
-            place += 1
-        counts.append(place - start)
-    return counts if place == len(loads) else None
+        start, total = taken, 0
+        while taken < len(loads) and total + loads[taken] <= limit:
+            total += loads[taken]
+            taken += 1
+        counts.append(taken - start)
+    return counts if taken == len(loads) else None
 
 
 def layer_bytes(model: GPT, device_type: str) -> list[int]:
-    """What each layer takes: its weights, and the keys and values of `CACHED_TOKENS` tokens."""
+    """Bytes of each layer: its weights, and the keys and values of `CACHED_TOKENS` tokens."""
     slots = min(CACHED_TOKENS, model.config.context_length)
     cache = model.allocate_cache(1, slots)
     return [
@@ -142,7 +143,7 @@ def layer_bytes(model: GPT, device_type: str) -> list[int]:
 
 
 def end_bytes(model: GPT, device_type: str) -> tuple[int, int]:
-    """What stands before the layers and what behind them; a tied head is the embedding."""
+    """Bytes of what comes before the layers and of what comes after them; a tied head is the embedding."""
     before = [model.embed] + ([model.position_embed] if model.position_embed else [])
     after = [model.norm] + ([model.head] if model.head else [])
     sizes = [sum(weight_bytes(module, device_type) for module in modules) for modules in (before, after)]
@@ -155,7 +156,7 @@ def weight_bytes(module: torch.nn.Module, device_type: str) -> int:
 
 
 def named_bytes(module: torch.nn.Module, device_type: str) -> Iterator[tuple[str, int]]:
-    """The same for each weight by its name; a fused layer's are one."""
+    """The same for each weight by its name; those of a fused layer are one."""
     for path, part in module.named_modules():
         for name, parameter in part.named_parameters(recurse=False):
             size = parameter.nbytes

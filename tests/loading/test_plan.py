@@ -26,7 +26,7 @@ from mygpt.options import LoadOptions, Sampling
 from mygpt.parallel.devices import DTYPES, mover
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.sequential import SequentialGPT
-from mygpt.parallel.tensor import TensorShard
+from mygpt.parallel.tensor import ModelShard
 from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.linear import quantize_linears
 from tests.families.variants import VARIANTS, Variant
@@ -212,7 +212,7 @@ def test_slices_hold_what_was_said(tmp_path: Path, name: str, quantize: str | No
         model, precision = empty_model(config, "tensor", "32-true", CPU)
         if quantize:
             quantize_linears(model, MODES[quantize], torch.float32)
-        tensors = TensorShard(model, rank, 2).slices(translated(checkpoint.tensors(), family, config))
+        tensors = ModelShard(model, rank, 2).shard_weights(translated(checkpoint.tensors(), family, config))
         fill(model, tensors, mover(lambda name: CPU, precision), "tiny")
         expected.append({"weights": held([model]), "cache": model.allocate_cache(2, 30).nbytes})
     options = LoadOptions(quantize=quantize, strategy="tensor", devices=2, **PRECISE)  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ def running(request: pytest.FixtureRequest, start: Start, smollm2: Path):
     return process
 
 
-def test_a_killed_follower(running) -> None:
+def test_a_killed_worker(running) -> None:
     since = time.monotonic()
     os.kill(group(running.pid)[-1], signal.SIGKILL)
     code, error = ended(running, since)
@@ -89,7 +89,7 @@ def other(smollm2: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_follower_that_fails_alone_tells_why(
+def test_a_worker_that_fails_alone_tells_why(
     start: Start, smollm2: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rank 2 is given another folder than rank 0."""
