@@ -487,7 +487,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--compile 7": ("--compile must be true or false",),
     "--revision main": ("--revision is for Hub repositories", "leave it out"),
     "--prompt_style alpaca": ("'alpaca'", "template, raw, stablelm, redpajama, plain"),
-    "--sys_prompt x --raw_prompt true": ("--sys_prompt cannot be honoured", "drop --raw_prompt"),
+    "--sys_prompt x --raw_prompt true": ("--sys_prompt cannot be used", "drop --raw_prompt"),
     "--prompts rows.jsonl": ("give one of --prompt", "--prompts"),
     "--config nowhere.yaml": ("--config", "nowhere.yaml"),
     "--foo 1": ("--foo 1", "mygpt generate --help"),
