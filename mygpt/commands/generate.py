@@ -25,7 +25,7 @@ def run(
     description: str = "Generate text from a prompt, or from a file of prompts.",
     strategy: str = "auto",
 ) -> None:
-    """Parse the options, load the model, print what it writes. `strategy` is for several devices."""
+    """Parse the options, load the model, print its answers. `strategy` is for several devices."""
     parser = make_parser(command, description)
     parser.add_argument("--prompt", type=str, help="The prompt; '-' reads it from standard input.")
     for group in (GenerateOptions, Sampling, LoadOptions):
@@ -36,23 +36,24 @@ def run(
     options, sampling = take(GenerateOptions, parsed), take(Sampling, parsed)
     loading = with_strategy(take(LoadOptions, parsed), command, strategy)
     check_one_drafter(loading.draft, options.speculate)
-    # Before the model, which takes longer. But a further rank, which stays in `load`, must leave standard input alone.
+    # Before the model is loaded, which takes long. But other ranks than 0 never leave `load`, and must not read
+    # standard input.
     prompts = None if may_follow() else read_prompts(parsed.prompt, options.prompts)
 
     prefetch(parsed.get("checkpoint"), loading.revision)
     from mygpt.llm import LLM  # torch comes in here
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
-    if prompts is None:  # one of many processes, as SLURM starts them, but with a model of its own
+    if prompts is None:  # SLURM started this process, but it has a model of its own
         prompts = read_prompts(parsed.prompt, options.prompts)
     generate(llm, prompts, options, sampling)
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:
-    """What `--prompt` or `--prompts` gives.
+    """The prompts of `--prompt` or `--prompts`.
 
     Raises:
-        InputError: both or neither are given, or a row of the file is not what it must be.
+        InputError: both or neither are given, or a row of the file is malformed.
     """
     if (prompt is None) == (file is None):
         raise InputError("give one of --prompt TEXT ('-' reads standard input) and --prompts FILE.jsonl")
@@ -66,7 +67,7 @@ def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:
     if file is None:
         return [prompt or ""]
     try:
-        # Not splitlines(), which cuts at U+2028 too, which JSON texts may hold. "-sig": Windows' editors.
+        # Not splitlines(): it also splits at U+2028, which JSON texts may hold. "-sig": for Windows' editors.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -94,7 +95,7 @@ def generate(llm: LLM, prompts: Sequence[Prompt], options: GenerateOptions, samp
     encoded = [llm.encode(p, sys_prompt=options.sys_prompt, raw_prompt=options.raw_prompt) for p in prompts]
     first_seed = llm.seed(options.seed)
     drafter = llm.drafter(options.speculate)
-    batches = []  # made before the first answer, so that a prompt that does not fit costs no work
+    batches = []  # all made before the first answer: a prompt that does not fit is an error at once
     for start in range(0, len(prompts), options.batch_size):
         end = min(start + options.batch_size, len(prompts))
         rows = [row for row in range(start, end) for _ in range(options.num_samples)]

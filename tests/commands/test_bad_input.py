@@ -483,7 +483,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--stop '[1]'": ("--stop must be a text", "'1'"),
     "--json maybe": ("--json must be true or false, it is 'maybe'",),
     "--raw_prompt 5": ("--raw_prompt must be true or false",),
-    "--compile true --strategy fsdp": ("--compile does not go with --strategy fsdp",),
+    "--compile true --strategy fsdp": ("--compile does not work with --strategy fsdp",),
     "--compile 7": ("--compile must be true or false",),
     "--revision main": ("--revision is for Hub repositories", "leave it out"),
     "--prompt_style alpaca": ("'alpaca'", "template, raw, stablelm, redpajama, plain"),
