@@ -1,6 +1,6 @@
 """The options of the commands, each described once: the docstrings are what `--help` prints.
 
-Imports nothing heavy, not even for type checkers: jsonargparse follows those imports too.
+It imports nothing heavy, not even for type checkers: jsonargparse follows those imports too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mygpt.quantize.schemes import quantizers
 PRECISIONS = ("32-true", "16-true", "bf16-true")
 SPECULATIONS = ("ngram",)
 STRATEGIES = ("auto", "sequential", "tensor", "fsdp")
-# The commands that run models, and how each shares one among several devices.
+# The commands that run models, and the strategy of each for several devices.
 COMMAND_STRATEGIES = {
     "generate": "auto",
     "chat": "auto",
@@ -27,7 +27,7 @@ COMMAND_STRATEGIES = {
     "generate_tp": "tensor",
 }
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
-# How the types of options are called, by Python's name for them.
+# Python's types in words, for error messages.
 TYPE_WORDS = {
     "str": "a text (in a YAML file, put it in quotes)",
     "int": "a whole number",
@@ -43,23 +43,23 @@ class LoadOptions:
     """How the model is loaded.
 
     Args:
-        precision: 32-true, 16-true or bf16-true; by default the best that the device runs well, which on a
-            CPU is 32-true for models of less than 1 GB in it.
+        precision: 32-true, 16-true or bf16-true; by default the best that the device runs well; on a CPU,
+            32-true for models that take less than 1 GB in it.
         quantize: Quantize the linear layers with bitsandbytes while they are loaded, to 4 bits (bnb.nf4,
             bnb.nf4-dq, bnb.fp4, bnb.fp4-dq) or 8 (bnb.int8); precision is bf16-true then, where it is not given.
-        accelerator: auto, cpu, cuda or mps; auto takes the GPU where there is one.
-        devices: How many devices to use, auto for all, or a list such as cuda:0,cuda:1,cpu; on a CPU, how many
-            processes or parts.
-        num_nodes: How many machines to use, each with as many devices; start the command by torchrun or SLURM.
-        strategy: How several devices share the model: sequential (layers in turn), tensor (a slice of every
-            matrix each) or fsdp; by default tensor where that divides the model, else sequential.
-        cpu_offload: With fsdp, keep the weights in host memory until they are needed.
-        compile: Compile the model with torch.compile while it is loaded, which takes longer the first time; on one
-            GPU a token's step is a CUDA graph then. For GPUs: on CPUs with mygpt's kernels it makes decoding slower.
-        draft: A smaller model of the same vocabulary, on the first device, whose guesses the model checks several
-            at once; speed changes, the greedy answer and the distribution of samples do not.
+        accelerator: auto, cpu, cuda or mps; auto takes the GPU if there is one.
+        devices: How many devices to use, auto for all, or a list such as cuda:0,cuda:1,cpu; on a CPU, the number
+            of processes or parts.
+        num_nodes: How many machines to use, each with the same number of devices; start with torchrun or SLURM.
+        strategy: How several devices share the model: sequential (layers in turn), tensor (each a slice of every
+            matrix) or fsdp; by default tensor if their number divides the model, else sequential.
+        cpu_offload: With fsdp, keep the weights in host memory until a layer runs.
+        compile: Compile the model with torch.compile while it is loaded; this takes longer the first time. On one GPU,
+            a token's step becomes a CUDA graph. For GPUs: on CPUs with mygpt's kernels it makes decoding slower.
+        draft: A smaller model with the same vocabulary, on the first device. It guesses tokens, and the model checks
+            several at once; greedy answers and the distribution of samples stay the same.
         prompt_style: stablelm, redpajama, plain, template (the repository's own) or raw; by default what the
-            repository's files tell.
+            repository's files show.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
         revision: Branch, tag or commit of the repository.
     """
@@ -92,7 +92,7 @@ class LoadOptions:
             raise InputError("--cpu_offload goes with --strategy fsdp only; add that, or leave it out")
         if self.compile and self.strategy == "fsdp":
             raise InputError(
-                "--compile does not go with --strategy fsdp, whose weights come and go; leave one out"
+                "--compile does not work with --strategy fsdp, whose weights come and go; leave one out"
             )
 
 
@@ -101,11 +101,11 @@ class Sampling:
     """How the next token is chosen.
 
     Args:
-        temperature: Divides the logits; 0 takes the most likely token always (greedy).
+        temperature: Divides the logits; 0 always takes the most likely token (greedy).
         top_k: Sample from this many most likely tokens only; 0 for all.
         top_p: Sample from the most likely tokens that together reach this probability (0 to 1).
         min_p: Drop tokens less likely than this share of the most likely one (0 to 1).
-        repetition_penalty: Above 1 makes tokens that stand in the prompt or the answer less likely.
+        repetition_penalty: Above 1, tokens of the prompt and the answer become less likely.
     """
 
     temperature: float = 0.8
@@ -123,7 +123,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether no chance is involved."""
+        """Whether the most likely token is always taken."""
         return self.temperature == 0
 
 
@@ -139,10 +139,10 @@ class GenerateOptions:
         num_samples: Generate this many answers to each prompt, together as one batch.
         batch_size: Prompts of a file that run together.
         seed: Makes the answers repeatable (sample i uses seed + i); by default drawn at random.
-        stop: Texts that end an answer, as a JSON list; they are never part of it.
-        json: Print one JSON object a sample in place of the text.
-        speculate: ngram guesses tokens from what followed the same ones in the text so far, and the model checks
-            several at once; faster where texts repeat themselves, and no answer changes.
+        stop: Texts that end an answer, as a JSON list; they are not part of the answer.
+        json: Print one JSON object per sample instead of the text.
+        speculate: ngram guesses the tokens that followed the same ones earlier in the text, and the model checks
+            several at once; faster for repetitive texts, and no answer changes.
     """
 
     prompts: Path | None = None
@@ -172,10 +172,10 @@ class ChatOptions:
         sys_prompt: The system message.
         max_new_tokens: Answer with at most this many tokens; by default what the context leaves.
         seed: Makes the answers repeatable (answer i uses seed + i); by default drawn at random.
-        stop: Texts that end an answer, as a JSON list; they are never part of it.
+        stop: Texts that end an answer, as a JSON list; they are not part of the answer.
         on_overflow: What happens when the context is full: drop (the oldest turns) or error.
-        speculate: ngram guesses tokens from what followed the same ones in the text so far, and the model checks
-            several at once; faster where texts repeat themselves, and no answer changes.
+        speculate: ngram guesses the tokens that followed the same ones earlier in the text, and the model checks
+            several at once; faster for repetitive texts, and no answer changes.
     """
 
     sys_prompt: str | None = None
@@ -202,14 +202,15 @@ class PlanOptions:
     Args:
         command: generate, chat, generate_sequentially or generate_tp.
         prompt_tokens: Tokens of a prompt.
-        max_new_tokens: Tokens of an answer; by default what the command generates at most: 50, and in a chat what
-            the context leaves.
+        max_new_tokens: Tokens of an answer; by default the command's own limit: 50, and in a chat what the context
+            leaves.
         batch_size: Prompts that run together.
         num_samples: Answers to each prompt.
-        device_memory: What each device holds, as 40GB or 24GiB; by default what this machine's have free.
-        bandwidth: GB a second that a device reads from its memory; tells the most tokens a second that it allows.
+        device_memory: The memory of each device, as 40GB or 24GiB; by default the free memory of this
+            machine's devices.
+        bandwidth: GB per second that a device reads from its memory; prints the most tokens per second that it allows.
         compare: A table of all commands by 1, 2, 4, 5 and 8 devices and by quantization.
-        json: Print one JSON object in place of a table.
+        json: Print one JSON object instead of a table.
     """
 
     command: str = "generate"
@@ -236,7 +237,7 @@ class PlanOptions:
         """`device_memory` in bytes.
 
         Raises:
-            InputError: it is no size.
+            InputError: it is not a size.
         """
         if self.device_memory is None:
             return None
@@ -255,8 +256,8 @@ class ReplOptions:
 
     Args:
         multiline: A message may have several lines; a line `!submit`, or Alt-Enter, sends it.
-        markdown: Render the answers' Markdown; by default where standard output is a terminal.
-        load: Go on with a conversation that `/save` wrote.
+        markdown: Render the answers' Markdown; by default if standard output is a terminal.
+        load: Continue a conversation that `/save` wrote.
     """
 
     multiline: bool = False
@@ -265,20 +266,20 @@ class ReplOptions:
 
 
 def check_one_drafter(draft: object, speculate: str | None) -> None:
-    """See that not both `--draft` and `--speculate` are given.
+    """Check that not both `--draft` and `--speculate` are given.
 
     Raises:
-        InputError: they are.
+        InputError: both are.
     """
     if draft is not None and speculate is not None:
         raise InputError(f"--speculate {speculate} and --draft are two ways to do one thing; choose one")
 
 
 def check_types(options: type, values: Mapping[str, Any]) -> None:
-    """See that values fit their fields of a dataclass of options; the command line's parser does so by itself.
+    """Check that values have the types of their fields in a dataclass of options. (The parser checks the command line.)
 
     Raises:
-        InputError: one is of another type.
+        InputError: a value has another type.
     """
     hints = get_type_hints(options)
     for name, value in values.items():

@@ -20,17 +20,17 @@ from mygpt.text.prompt_styles import PLAIN
 
 @dataclass(frozen=True)
 class Turn:
-    """What one answer took.
+    """Facts of one answer.
 
     Attributes:
-        prompt_tokens: of the rendered history.
-        reused_tokens: those of them that the cache held already.
-        new_ids: of the answer's tokens.
-        timing: how long the rest took.
-        speculation: how many of the drafted tokens were right, in words; empty without drafts.
-        finish_reason: "stop", "length", or None for an answer that was interrupted.
-        context_left: tokens that the context has room for after this turn.
-        seed: of the answer.
+        prompt_tokens: number of tokens of the rendered history.
+        reused_tokens: how many of them were in the cache.
+        new_ids: ids of the answer.
+        timing: time to the first token, and speed.
+        speculation: how many draft tokens were accepted, in words; empty without drafts.
+        finish_reason: "stop", "length", or None for an interrupted answer.
+        context_left: tokens that still fit the context after this turn.
+        seed: seed of the answer.
     """
 
     prompt_tokens: int
@@ -44,12 +44,12 @@ class Turn:
 
     @property
     def new_tokens(self) -> int:
-        """How many the answer has."""
+        """Number of tokens of the answer."""
         return len(self.new_ids)
 
     @property
     def statistics(self) -> str:
-        """All of this in one line."""
+        """These facts in one line."""
         return (
             f"{self.prompt_tokens} prompt tokens, {self.reused_tokens} of them reused, first token after "
             f"{self.timing.ttft_s:.2f} s | {self.new_tokens} new tokens, {self.timing.tokens_per_s:.1f} tokens/s | "
@@ -59,10 +59,11 @@ class Turn:
 
 
 class Conversation:
-    """Messages to and from a model, which remembers all of them.
+    """A conversation with a model.
 
-    `messages` is the history, oldest first, and may be read at any time. Where it outgrows the context, the
-    model sees the system message and the newest turns only: `n_dropped` messages stay in the history unseen.
+    `messages` is the history, oldest first, and may be read at any time. If it outgrows the context, the model sees
+    only the system message and the newest turns: the `n_dropped` oldest messages stay in the history, but the model
+    does not see them.
     `starts_in_reasoning`: the template ends the prompt with `<think>`, so the last answer starts inside of it.
     """
 

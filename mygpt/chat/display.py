@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 Display = Callable[[Iterable[str], Callable[[], bool]], None]
 
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
-# What a model writes must not steer the terminal: control characters but for tab and newline.
+# A model's text must not control the terminal: all control characters except tab and newline.
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
-_FRAME_S = 0.08  # at least, from one rendering of the Markdown to the next
+_FRAME_S = 0.08  # the least time between two renderings
 
 
 def choose_display(markdown: bool | None, out: TextIO) -> Display:
-    """The display for a stream; `markdown` None leaves the choice to what the stream is.
+    """The display for a stream; `markdown` None means Markdown on a terminal only.
 
     Raises:
-        InputError: Markdown is asked for where there is to be no markup.
+        InputError: `markdown` is true and the stream can show no markup.
     """
     styled = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     if markdown and not styled:
@@ -44,7 +44,7 @@ def choose_display(markdown: bool | None, out: TextIO) -> Display:
 
 
 def show_text(pieces: Iterable[str], out: TextIO) -> None:
-    """The text as it is, and a newline."""
+    """The text unchanged, and a newline."""
     try:
         for piece in pieces:
             if out.isatty():
@@ -108,7 +108,7 @@ class _LiveAnswer:
         self._live.start()
 
     def add(self, parts: list[tuple[bool, str]]) -> None:
-        """Take more of the answer, and draw it if the last drawing is long enough ago."""
+        """Add a part of the answer; draw it unless the last drawing was just before."""
         for is_reasoning, text in parts:
             text = text.translate(_CONTROLS)
             if is_reasoning:
@@ -118,10 +118,10 @@ class _LiveAnswer:
         if (start := time.monotonic()) >= self._next_frame:
             self._draw(self._console.height - 1)
             took = time.monotonic() - start
-            self._next_frame = start + max(_FRAME_S, 10 * took)  # a long answer takes longer to render
+            self._next_frame = start + max(_FRAME_S, 10 * took)  # rendering a long answer takes longer
 
     def finish(self) -> None:
-        """Draw the end."""
+        """Draw the complete answer."""
         self._draw(self._console.height - 1)
         self._live.stop()
 
@@ -147,7 +147,7 @@ class _LiveAnswer:
 
 
 def _without_padding(line: list[Segment]) -> list[Segment]:
-    """The line up to its last visible character: filled up, it would wrap in a window made narrower."""
+    """The line up to its last visible character: padding would wrap when the window gets narrower."""
     from rich.segment import Segment
 
     for end in range(len(line), 0, -1):
@@ -160,7 +160,7 @@ def _without_padding(line: list[Segment]) -> list[Segment]:
 
 
 def _markdown(text: str) -> RenderableType:
-    """Markdown as models write it: the lines of a verse stay lines, and what looks like HTML is no markup."""
+    """Markdown as models write it: line breaks stay, and HTML tags are plain text."""
     from markdown_it import MarkdownIt
     from rich.markdown import Markdown
 
@@ -176,5 +176,5 @@ def _markdown(text: str) -> RenderableType:
 
 
 def note(text: str) -> None:
-    """Something about the conversation that is no part of it: on standard error."""
+    """Print a note about the conversation on standard error."""
     print(text, file=sys.stderr, flush=True)

@@ -48,5 +48,5 @@ class ReasoningParser:
 
 
 def _overlap(text: str, tag: str) -> int:
-    """How many of the text's last characters may be the beginning of the tag."""
+    """The number of characters at the text's end that may be the beginning of the tag."""
     return next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)

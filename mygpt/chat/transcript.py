@@ -17,7 +17,7 @@ from mygpt.text.chat_template import Message
 
 
 def write_transcript(path: Path, messages: Sequence[Message], settings: Mapping[str, Any]) -> None:
-    """Write a transcript, all of it or nothing: a file that was there before stays until the new one is whole.
+    """Write a transcript, all of it or nothing: an existing file stays until the new one is complete.
 
     Raises:
         InputError: the file cannot be written.
@@ -45,7 +45,7 @@ def read_transcript(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The messages and the settings of a file that `write_transcript` wrote.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, or is not a transcript.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

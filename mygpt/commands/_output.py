@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_text(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
-    """Each sample's text and a newline. One sample streams; those beside it wait for their turn."""
+    """Each sample's text and a newline. One sample streams at a time; the others wait."""
     shown = 0
     for row, piece in batch:
         if row == shown:
@@ -23,7 +23,7 @@ def print_text(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
 
 
 def _finish(batch: Batch, shown: int) -> int:
-    """End the line of samples that are done and begin the next; returns the sample being shown."""
+    """End the line of finished samples and begin the next; returns the index of the sample being shown."""
     while shown < len(batch.completions) and batch.completions[shown].done:
         _write("\n")
         shown += 1
@@ -38,7 +38,7 @@ def _write(text: str) -> None:
 
 
 def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
-    """One JSON object a sample, a line each, when the batch is done."""
+    """One JSON object per sample, each on a line, when the batch is done."""
     for _ in batch:
         pass
     loaded, peak = llm.loaded, max(llm.peak_memory())

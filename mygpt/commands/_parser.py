@@ -22,14 +22,14 @@ from mygpt.options import TYPE_WORDS, LoadOptions
 
 T = TypeVar("T")
 
-_CONFIG_HELP = "Options from a YAML file; those that follow it on the command line win over it."
+_CONFIG_HELP = "Options from a YAML file; later options on the command line win."
 
 
 class Parser(ArgumentParser):
-    """Raises InputError for bad options, in place of printing the usage and exiting."""
+    """Raises InputError for bad options. (ArgumentParser prints the usage and exits.)"""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Called by jsonargparse with what is wrong."""
+        """Called by jsonargparse with its error message."""
         raise InputError(f"{_explain(' '.join(message.split()))}; see '{self.prog} --help'") from ex
 
     def dump(self, cfg: Namespace, *arguments: Any, **options: Any) -> str:
@@ -41,7 +41,7 @@ class Parser(ArgumentParser):
 
 
 def _explain(message: str) -> str:
-    """What jsonargparse says, in words that know nothing of Python; as it is where it says something else."""
+    """jsonargparse's message in words without Python's terms; an unknown message stays as it is."""
     if message.endswith("expected one argument"):
         return f"{message} (if it begins with a dash, write --option=VALUE)"
     if config := re.match(r"(?:Unexpected config|Problems parsing config):\s*(.*)", message):
@@ -58,7 +58,7 @@ def _explain(message: str) -> str:
 
 
 def _load_yaml(text: str) -> Any:
-    """As jsonargparse does, but what holds YAML comments alone is a text: `--sys_prompt '# Be kind'`, not null."""
+    """As jsonargparse, but a text of YAML comments only stays a text: `--sys_prompt '# Be kind'` is not null."""
     value = get_loader("yaml")(text)
     return text if value is None else value
 
@@ -67,7 +67,7 @@ set_loader("mygpt", _load_yaml, exceptions=(yaml.YAMLError,))
 
 
 def make_parser(command: str, description: str, checkpoint: bool = True) -> Parser:
-    """A parser with what every command has: `--config`, `--print_config` and, mostly, CHECKPOINT."""
+    """A parser with the arguments of every command: `--config`, `--print_config` and (by default) CHECKPOINT."""
     parser = Parser(prog=f"mygpt {command}", description=description, parser_mode="mygpt")
     parser.add_argument("--config", action=ActionConfigFile, help=_CONFIG_HELP)
     if checkpoint:
@@ -75,7 +75,7 @@ def make_parser(command: str, description: str, checkpoint: bool = True) -> Pars
             "checkpoint",
             nargs="?",
             type=str,
-            default=argparse.SUPPRESS,  # any other would win over what the YAML file says
+            default=argparse.SUPPRESS,  # any other default would win over the YAML file
             help="A local folder, a .gguf file or a Hub repository; by default SmolLM2-135M-Instruct.",
         )
     return parser
@@ -91,18 +91,18 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
 
 
 def given(parser: Parser, arguments: Sequence[str]) -> set[str]:
-    """The names of the options that the user wrote, on the command line or in a file: not those left to defaults."""
+    """The names of the options that the user gave, on the command line or in a file."""
     return set(parser.parse_args(list(arguments), defaults=False).keys())
 
 
 def take(options: type[T], namespace: Namespace) -> T:
-    """One dataclass of options out of what was parsed."""
+    """One dataclass of options from the parsed arguments."""
     values: dict[str, Any] = {field.name: namespace[field.name] for field in fields(options)}  # type: ignore[arg-type]
     return options(**values)
 
 
 def with_strategy(loading: LoadOptions, command: str, strategy: str) -> LoadOptions:
-    """The options with the command's own strategy for several devices; InputError where another was asked for."""
+    """The options with the command's own strategy for several devices; InputError if the user chose another."""
     if loading.strategy not in (None, strategy) and strategy != "auto":
         raise InputError(
             f"mygpt {command} has its own strategy; use 'mygpt generate --strategy {loading.strategy}'"

@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
 
     display = choose_display(repl.markdown, sys.stdout)
     if repl.load is not None:
-        read_transcript(repl.load)  # what is wrong with it is told before the model is loaded
+        read_transcript(repl.load)  # errors come before the model is loaded
 
     prefetch(parsed.get("checkpoint"), loading.revision)
     from mygpt.chat.conversation import Conversation  # torch comes in here

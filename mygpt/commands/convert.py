@@ -50,7 +50,7 @@ def convert(
         if value is not None and value not in known:
             raise InputError(f"--{name} must be one of {', '.join(known)}, it is {value!r}")
     folder = Path(target).expanduser()
-    if folder.exists():  # before a download
+    if folder.exists():  # before anything is downloaded
         raise InputError(f"{folder} exists; name a new folder, or remove it")
 
     import torch

@@ -25,7 +25,7 @@ def run(
     description: str = "Generate text from a prompt, or from a file of prompts.",
     strategy: str = "auto",
 ) -> None:
-    """Parse the options, load the model, print what it writes. `strategy` is for several devices."""
+    """Parse the options, load the model, print its answers. `strategy` is for several devices."""
     parser = make_parser(command, description)
     parser.add_argument("--prompt", type=str, help="The prompt; '-' reads it from standard input.")
     for group in (GenerateOptions, Sampling, LoadOptions):
@@ -43,16 +43,16 @@ def run(
     from mygpt.llm import LLM  # torch comes in here
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
-    if prompts is None:  # one of many processes, as SLURM starts them, but with a model of its own
+    if prompts is None:  # SLURM started this process, but it has a model of its own
         prompts = read_prompts(parsed.prompt, options.prompts)
     generate(llm, prompts, options, sampling)
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:
-    """What `--prompt` or `--prompts` gives.
+    """The prompts of `--prompt` or `--prompts`.
 
     Raises:
-        InputError: both or neither are given, or a row of the file is not what it must be.
+        InputError: both or neither are given, or a row of the file is malformed.
     """
     if (prompt is None) == (file is None):
         raise InputError("give one of --prompt TEXT ('-' reads standard input) and --prompts FILE.jsonl")
@@ -66,7 +66,7 @@ def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:
     if file is None:
         return [prompt or ""]
     try:
-        # Not splitlines(), which cuts at U+2028 too, which JSON texts may hold. "-sig": Windows' editors.
+        # Not splitlines(): it also splits at U+2028, which JSON texts may hold. "-sig": for Windows' editors.
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -6,6 +6,6 @@ from mygpt.commands import generate
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse the options, load the model, print what it writes."""
+    """Parse the options, load the model, print its answers."""
     description = "Generate text with a slice of every matrix on each device (tensor parallelism)."
     generate.run(arguments, "generate_tp", description, strategy="tensor")

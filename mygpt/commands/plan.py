@@ -32,7 +32,7 @@ NEW_TOKENS = 50  # `GenerateOptions.max_new_tokens`
 
 def run(arguments: Sequence[str]) -> None:
     """Parse the options, plan, print."""
-    parser = make_parser("plan", "Tell how much memory a command takes on each device, and whether it fits.")
+    parser = make_parser("plan", "Show how much memory a command takes on each device, and whether it fits.")
     parser.add_class_arguments(PlanOptions)
     parser.add_class_arguments(LoadOptions, skip={"compile", "prompt_style"})
     parsed = parse(parser, arguments)
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def make_workload(options: PlanOptions, config: Config) -> Workload:
-    """What is asked of the model; InputError where a prompt does not fit its context."""
+    """The workload of the options; InputError if a prompt does not fit the model's context."""
     from mygpt.loading.workspace import Workload
 
     context, prompt = config.context_length, options.prompt_tokens
@@ -73,7 +73,7 @@ def make_workload(options: PlanOptions, config: Config) -> Workload:
 
 
 def as_json(plan: Plan, options: PlanOptions, work: Workload) -> dict[str, Any]:
-    """A plan as it is printed."""
+    """A plan as the object that is printed."""
     content: dict[str, Any] = {
         "command": options.command,
         "strategy": plan.strategy,
@@ -101,7 +101,7 @@ def as_json(plan: Plan, options: PlanOptions, work: Workload) -> dict[str, Any]:
 def compare(
     config: Config, stored: Scheme | None, loading: LoadOptions, work: Workload, memory: float | None
 ) -> list[dict[str, Any]]:
-    """The fullest device of every command by number of devices and quantization; None where it cannot run so."""
+    """The fullest device of every command by number of devices and quantization; None where it cannot run."""
     from mygpt.loading.plan import make_plan
 
     rows = []
@@ -175,9 +175,9 @@ def _comparison(rows: list[dict[str, Any]], memory: float | None) -> Table:
     for start in range(0, len(rows), len(QUANTIZATIONS)):
         group = rows[start : start + len(QUANTIZATIONS)]
         table.add_row(str(group[0]["devices"]), group[0]["command"], *map(_cell, group))
-    says = "yes and no say whether that fits it" if memory is not None else "--device_memory says what fits"
+    says = "yes and no say whether it fits" if memory is not None else "--device_memory says what fits"
     table.caption, table.caption_justify = (
-        f"the fullest device's memory; {says}; -: cannot be shared so",
+        f"the fullest device's memory; {says}; -: does not work",
         "left",
     )
     return table

@@ -17,7 +17,7 @@ from mygpt.quantize.schemes import stored_scheme
 
 
 def _families() -> Iterator[Family]:
-    """The FAMILY of each module of this package that has one: a new file is all that a new family takes."""
+    """The FAMILY of each module of this package that has one, so a new family is a new file."""
     for name in sorted(module.name for module in iter_modules(__path__)):
         family = getattr(import_module(f"{__name__}.{name}"), "FAMILY", None)
         if isinstance(family, Family):
@@ -31,7 +31,7 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
     """The family and the architecture of a parsed `config.json`; `source` names it in errors.
 
     Raises:
-        InputError: an unsupported model_type, or anything that is not understood and changes the mathematics.
+        InputError: an unsupported model_type, or a setting that mygpt does not implement.
     """
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -44,5 +44,5 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError where the model that a folder's `config.json` describes is not supported."""
+    """Raise InputError if the model of a folder's `config.json` is not supported."""
     read_config(read_json(folder / "config.json"), str(folder))

@@ -22,7 +22,7 @@ Splitter = Callable[["Tensor", Config], "tuple[Tensor, ...]"]
 class Split:
     """One tensor of the file that holds several of ours.
 
-    Where `names` say `{e}` or `{h}` and the file's name does not, it holds them of each expert or head in turn.
+    If `names` have an `{e}` or `{h}` and the file's name does not, the tensor holds all experts or heads in order.
     """
 
     names: tuple[str, ...]
@@ -52,7 +52,7 @@ class Family:
         self._patterns.update({_pattern(template): target for template, target in targets.items()})
 
     def translate(self, name: str, tensor: Tensor, config: Config) -> tuple[tuple[str, Tensor], ...] | None:
-        """Our names and tensors for one of the file's: none for a skipped one, None for an unknown one."""
+        """Our names and tensors for one of the file's; () if it is skipped, None if it is unknown."""
         for pattern, target in self._patterns.items():
             match = pattern.fullmatch(name)
             if match is None:
@@ -63,7 +63,7 @@ class Family:
                 return ((target.format(**match.groupdict()), tensor),)
             try:
                 parts = target.splitter(tensor, config)
-            except (RuntimeError, IndexError) as error:  # torch's, of too few elements or dimensions
+            except (RuntimeError, IndexError) as error:  # torch: too few elements or dimensions
                 raise InputError(
                     f"{name} of shape {tuple(tensor.shape)} does not fit config.json; download the checkpoint again"
                 ) from error
@@ -71,7 +71,7 @@ class Family:
         return None
 
     def targets(self, name: str, config: Config) -> tuple[str, ...]:
-        """Our names for one of the file's matrices: none for a skipped or an unknown one."""
+        """Our names for one of the file's matrices; () if it is skipped or unknown."""
         for pattern, target in self._patterns.items():
             if match := pattern.fullmatch(name):
                 if not isinstance(target, Split):
@@ -82,7 +82,7 @@ class Family:
         return ()
 
 
-# What may stand for each field of a template.
+# What each field of a template matches.
 _FIELDS = {"i": r"\d+", "e": r"\d+", "h": r"\d+", "p": "weight|bias", "rest": ".+"}
 
 
@@ -94,7 +94,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _part_names(names: tuple[str, ...], match: re.Match[str], count: int) -> list[str]:
-    """The names of a split's parts. An `{e}` or `{h}` that the file's name has not counts through the parts."""
+    """The names of a split's parts. An `{e}` or `{h}` that the file's name lacks counts through the parts."""
     rounds = ({"e": str(n), "h": str(n), **match.groupdict()} for n in range(count // len(names)))
     return [name.format(**values) for values in rounds for name in names]
 
@@ -107,7 +107,7 @@ def _is_past_the_last(match: re.Match[str], config: Config) -> bool:
 def split_grouped_qkv(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor, Tensor]:
     """Rows ordered as (key-value head, its query heads then key then value, head_dim) to q, k and v.
 
-    GPT-NeoX (one query head a group) and Falcon (n_heads / n_kv_heads of them) fuse so.
+    The fused projection of GPT-NeoX (one query head a group) and Falcon (n_heads / n_kv_heads of them).
     """
     group = config.n_heads // config.n_kv_heads
     heads = tensor.view(config.n_kv_heads, group + 2, config.head_dim, *tensor.shape[1:])

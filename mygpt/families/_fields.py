@@ -26,20 +26,20 @@ ACTIVATIONS: dict[str, Activation] = {
 
 @dataclass(frozen=True)
 class Fields:
-    """Typed access to `config.json`; each method raises InputError with the key, the value and the remedy.
+    """Typed access to `config.json`. Each method raises InputError for a wrong value.
 
-    A key that is absent or null takes the default; without a default it is required.
+    A key that is absent or null takes the default. Without a default, the key is required.
     """
 
     raw: Mapping[str, Any]
     source: str = "config.json"
 
     def error(self, key: str, expected: str) -> InputError:
-        """The error for a key whose value is not what it must be."""
+        """The error for a key with a wrong value."""
         return InputError(f"{self.source}: '{key}' must be {expected}, it is {self.raw.get(key)!r}")
 
     def get(self, key: str, default: Any = _REQUIRED) -> Any:
-        """The value of a key, whatever its type."""
+        """The value of a key, of any type."""
         value = self.raw.get(key)
         if value is not None:
             return value
@@ -57,7 +57,7 @@ class Fields:
         return value
 
     def count(self, key: str, default: Any = _REQUIRED) -> int:
-        """A whole number, which may be zero."""
+        """A whole number, zero or above."""
         value = self.get(key, default)
         if type(value) is not int or value < 0:
             raise self.error(key, "a whole number, 0 or above")
@@ -72,7 +72,7 @@ class Fields:
         return float(value)
 
     def optional(self, key: str, absent: float | None = None) -> float | None:
-        """A finite number above zero, None for null, `absent` where there is no such key."""
+        """A finite number above zero; None for null, `absent` if there is no such key."""
         if key not in self.raw:
             return absent
         return None if self.raw[key] is None else self.number(key)
@@ -92,7 +92,7 @@ class Fields:
         return ACTIVATIONS[value]
 
     def head_dim(self) -> int:
-        """`head_dim`, or the hidden size shared out over the heads."""
+        """`head_dim`, else the hidden size divided by the number of heads."""
         hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
         if self.raw.get("head_dim") is not None:
             return self.integer("head_dim")
@@ -101,19 +101,19 @@ class Fields:
         return hidden // heads
 
     def kv_heads(self, key: str, default: int) -> int:
-        """The number of key-value heads, which divides that of the query heads."""
+        """The number of key-value heads, a divisor of the number of query heads."""
         heads, kv_heads = self.integer("num_attention_heads"), self.integer(key, default)
         if heads % kv_heads:
             raise self.error(key, f"a divisor of 'num_attention_heads' ({heads})")
         return kv_heads
 
     def window_everywhere(self, n_layers: int) -> tuple[int, ...]:
-        """`sliding_window` in each layer; null or absent, no layer has one (0)."""
+        """`sliding_window` for each layer; 0 (no window) if it is null or absent."""
         has_window = self.raw.get("sliding_window") is not None
         return (self.integer("sliding_window") if has_window else 0,) * n_layers
 
     def windows(self, window: int, sliding: Sequence[bool]) -> tuple[int, ...]:
-        """The sliding window of each layer (0: none): as `layer_types` says, else where `sliding` is true."""
+        """The sliding window of each layer (0: none): by `layer_types`, else where `sliding` is true."""
         types = self.get("layer_types", None)
         if types is not None:
             kinds = {"full_attention": False, "sliding_attention": True}

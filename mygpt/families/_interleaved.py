@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def pair_halves(tensor: Tensor, config: Config) -> tuple[Tensor]:
-    """The rows of q or k, (heads * head_dim, …), reordered in each head."""
+    """The rows of q or k (heads * head_dim, …), reordered in each head."""
     heads = tensor.view(-1, config.head_dim, *tensor.shape[1:])
     return (heads[:, _order(config)].view(tensor.shape),)
 
 
 def split_own_norms(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
-    """The weights of a norm of q or k, (heads, head_dim), reordered, head by head."""
+    """The weights of a norm of q or k (heads, head_dim), reordered, one tensor a head."""
     return tensor.view(-1, config.head_dim)[:, _order(config)].unbind()
 
 
@@ -37,7 +37,7 @@ def _order(config: Config) -> list[int]:
     return [*halves(config.rope.dim), *range(config.rope.dim, config.head_dim)]
 
 
-# Llama's, but for the order.
+# Llama's, with the rows of queries and keys reordered.
 NAMES: dict[str, str | Split] = {
     **llama.NAMES,
     "model.layers.{i}.self_attn.q_proj.{p}": Split(("layers.{i}.attention.q.{p}",), pair_halves),

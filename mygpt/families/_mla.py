@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def read_mla(fields: Fields) -> Config:
-    """The configuration of a model of latent attention, but for its experts."""
+    """The configuration of a model with MLA, without its experts."""
     mla = MLAConfig(
         kv_lora_rank=fields.integer("kv_lora_rank", 512),
         qk_nope_head_dim=fields.integer("qk_nope_head_dim", 128),
         qk_rope_head_dim=fields.integer("qk_rope_head_dim", 64),
         v_head_dim=fields.integer("v_head_dim", 128),
-        q_lora_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: none
+        q_lora_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: full rank
         interleaved=fields.flag("rope_interleave", True),
     )
     n_heads = fields.integer("num_attention_heads")
     if fields.integer("num_key_value_heads", n_heads) != n_heads:
         raise fields.error("num_key_value_heads", f"'num_attention_heads' ({n_heads})")
-    # All of Llama's head is rotated; here it is a part of the head.
+    # `read_llama` rotates a whole head, so it gets the rotated part as the head.
     config = llama.read_llama(Fields({**fields.raw, "head_dim": mla.qk_rope_head_dim}, fields.source))
     if config.rope.dim != mla.qk_rope_head_dim:
         raise InputError(f"{fields.source}: 'partial_rotary_factor' is not supported with latent attention")
@@ -41,7 +41,7 @@ def read_mla(fields: Fields) -> Config:
 def read_deepseek_moe(
     fields: Fields, n_layers: int, router: RouterType, *, grouped: bool, per_token: int | None = None
 ) -> MoEConfig:
-    """The experts of DeepSeek's configurations, whose numbers the family gives defaults for."""
+    """The experts of DeepSeek's configurations. The family adds the defaults to `fields`."""
     n_experts, num_experts_per_tok = _moe.read_experts(fields, "n_routed_experts", per_token=per_token)
     n_group, topk_group = _read_groups(fields, n_experts, num_experts_per_tok) if grouped else (1, 1)
     dense, step = fields.count("first_k_dense_replace"), fields.integer("moe_layer_freq", 1)
@@ -76,10 +76,10 @@ def _read_groups(fields: Fields, n_experts: int, num_experts_per_tok: int) -> tu
 
 
 def require(fields: Fields, key: str, *known: str) -> str:
-    """The value of a key, which is the first of `known` by default.
+    """The value of a key; by default the first of `known`.
 
     Raises:
-        InputError: it is none of them.
+        InputError: the value is not in `known`.
     """
     value = fields.get(key, known[0])
     if value not in known:
@@ -88,32 +88,32 @@ def require(fields: Fields, key: str, *known: str) -> str:
 
 
 def split_queries(tensor: Tensor, config: Config) -> tuple[Tensor]:
-    """(heads of plain then rotated rows, …) with the rotated rows as `rotate` takes them."""
+    """The query projection (heads of nope then rope rows, …), with the rope rows in the order of `rope.rotate`."""
     assert config.mla is not None
     return _by_halves(tensor, config.mla, config.head_dim)
 
 
 def split_kv_down(tensor: Tensor, config: Config) -> tuple[Tensor]:
-    """(latent rows, then rotated ones of the key, …), which may be a bias, as `split_queries`."""
+    """The down projection or its bias (latent rows, then the rope rows of the key, …), as `split_queries`."""
     assert config.mla is not None
     return _by_halves(tensor, config.mla, config.mla.kv_lora_rank + config.mla.qk_rope_head_dim)
 
 
 def _by_halves(tensor: Tensor, mla: MLAConfig, size: int) -> tuple[Tensor]:
-    """The last rows of each `size` are those that are rotated."""
+    """Reorder the rope rows, which are the last of each `size` rows."""
     if not mla.interleaved:
         return (tensor,)
-    plain = size - mla.qk_rope_head_dim
-    order = [*range(plain), *(plain + i for i in _interleaved.halves(mla.qk_rope_head_dim))]
+    nope = size - mla.qk_rope_head_dim
+    order = [*range(nope), *(nope + i for i in _interleaved.halves(mla.qk_rope_head_dim))]
     return (tensor.view(-1, size, *tensor.shape[1:])[:, order].view(tensor.shape),)
 
 
 def split_keys_values(tensor: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """(heads of plain key then value rows, latent) to all heads' keys and all values."""
+    """(heads of nope key rows then value rows, latent) to all heads' key rows and all value rows."""
     assert config.mla is not None
     heads = tensor.view(config.n_heads, -1, tensor.shape[1])
-    plain = config.mla.qk_nope_head_dim
-    return heads[:, :plain].flatten(0, 1), heads[:, plain:].flatten(0, 1)
+    nope = config.mla.qk_nope_head_dim
+    return heads[:, :nope].flatten(0, 1), heads[:, nope:].flatten(0, 1)
 
 
 _ATTENTION, _SHARED = "layers.{i}.attention", "layers.{i}.mlp.shared"

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def read_experts(fields: Fields, *keys: str, per_token: int | None) -> tuple[int, int]:
-    """How many experts there are, by the first of the keys that the file has, and how many a token runs through.
+    """How many experts there are, and how many a token runs through.
 
-    The latter is `per_token` where the file does not say; None: it must.
+    The number of experts is that of the first of `keys` that the file has. `per_token` is the default of
+    `num_experts_per_tok`; None: the file must have it.
     """
     key = next((key for key in keys if fields.raw.get(key) is not None), keys[0])
     n_experts = fields.integer(key)
@@ -27,11 +28,11 @@ def read_experts(fields: Fields, *keys: str, per_token: int | None) -> tuple[int
 
 
 def read_qwen_moe(fields: Fields, n_layers: int, *, per_token: int, shared_size: int = 0) -> MoEConfig:
-    """The experts of Qwen's configurations: in every `decoder_sparse_step`th layer, but `mlp_only_layers`."""
+    """The experts of Qwen's configurations: in every `decoder_sparse_step`th layer, without `mlp_only_layers`."""
     step, dense = fields.integer("decoder_sparse_step", 1), fields.get("mlp_only_layers", [])
     if not isinstance(dense, list) or not all(type(i) is int and 0 <= i < n_layers for i in dense):
         raise fields.error("mlp_only_layers", f"a list of layers, from 0 to {n_layers - 1}")
-    # transformers 5 writes Qwen3's `num_experts` by Mixtral's name.
+    # transformers 5 writes Qwen3's `num_experts` under Mixtral's name.
     n_experts, num_experts_per_tok = read_experts(
         fields, "num_experts", "num_local_experts", per_token=per_token
     )
@@ -58,7 +59,7 @@ def split_down(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
 
 
 _EXPERT = "layers.{i}.mlp.experts.{e}"
-# One tensor for all experts is how transformers 5 has them in memory, and saves them when told to.
+# transformers 5 has one tensor for all experts in memory, and can save it so.
 NAMES: dict[str, str | Split] = {
     "model.layers.{i}.mlp.gate.weight": "layers.{i}.mlp.router.weight",
     "model.layers.{i}.mlp.experts.{e}.gate_proj.weight": f"{_EXPERT}.gate.weight",

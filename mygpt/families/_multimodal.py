@@ -15,13 +15,13 @@ def text_fields(fields: Fields) -> Fields:
     text = fields.get("text_config")
     if not isinstance(text, dict):
         raise fields.error("text_config", "an object")
-    # Either of the two objects may hold this key, or both: the head belongs to the whole, whose word counts.
+    # Both objects may have this key. The outer one counts: the head belongs to the whole model.
     tied = {key: fields.raw[key] for key in ("tie_word_embeddings",) if key in fields.raw}
     return Fields({**text, **tied}, f"{fields.source}: 'text_config'")
 
 
 def text_names(names: Mapping[str, str | Split]) -> dict[str, str | Split]:
-    """A language model's names where it is part of a larger one: as the Hub has them, and transformers 5's."""
+    """The names of a language model inside of a larger one, as on the Hub and as transformers 5 saves them."""
     hub = {f"language_model.{name}": ours for name, ours in names.items()}
     own = {name.replace("model.", "model.language_model.", 1): ours for name, ours in names.items()}
     return {**hub, **own}

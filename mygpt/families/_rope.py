@@ -10,7 +10,7 @@ from mygpt.errors import InputError
 from mygpt.families._fields import Fields
 from mygpt.model.config import RopeConfig, RopeType
 
-# The keys that may stand beside `rope_type`. One that is not here may change the mathematics: refused.
+# The known keys beside `rope_type`. An unknown one may change the mathematics, so it is refused.
 _ROPE_KEYS: dict[RopeType, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -31,14 +31,14 @@ _HARMLESS_ROPE_KEYS = (
 def read_rope(
     model: Fields, head_dim: int, *, partial: float = 1.0, theta_key: str = "rope_theta"
 ) -> RopeConfig:
-    """The rotary embedding; `partial` is the rotated share of a head where the file does not say.
+    """The rotary embedding; `partial` is the default of the rotated share of a head.
 
     Raises:
-        InputError: a type, or a key beside it, that is not understood and may change the mathematics.
+        InputError: an unknown type, or an unknown key beside it.
     """
     scaling = _scaling(model)
     type_ = scaling.get("rope_type", scaling.get("type", "default"))
-    type_ = "longrope" if type_ == "su" else type_  # its first name
+    type_ = "longrope" if type_ == "su" else type_  # its old name
     if not isinstance(type_, str) or type_ not in _ROPE_KEYS:
         raise InputError(
             f"{scaling.source}: the rope type {type_!r} is not supported; known are {_known_ropes()}"
@@ -56,10 +56,10 @@ def read_rope(
 
 
 def with_rope_of(model: Fields, kind: str, *, theta: float, theta_key: str = "rope_theta") -> Fields:
-    """`config.json` with the rope of one kind of layer (as in `layer_types`) alone, spelled as for one of all layers.
+    """`config.json` with the rope of one kind of layer (see `layer_types`) as the rope of all layers.
 
-    `theta` is the base where the file does not say. The old spelling has it under `theta_key`, and scales the
-    rope of the layers with full attention only.
+    `theta` is the default of the base. The old spelling has the base under `theta_key`, and its scaling is of the
+    layers with full attention only.
     """
     theta = model.number(theta_key, theta)
     parameters = model.get("rope_parameters", {})
@@ -71,14 +71,14 @@ def with_rope_of(model: Fields, kind: str, *, theta: float, theta_key: str = "ro
         raise model.error("rope_parameters", f"an object with the keys {' and '.join(kinds)}")
     own = {"rope_theta": theta, **(parameters.get(kind) or {})}
     if kind == "sliding_attention" and own.get("rope_type") in ("dynamic", "longrope"):
-        # `RotaryEmbedding.outdates_cache` is asked of the other layers' rope alone.
+        # The decode loop calls `RotaryEmbedding.outdates_cache` for the other layers' rope only.
         raise InputError(f"{model.source}: the rope type {own['rope_type']!r} is not supported for '{kind}'")
     return Fields({**model.raw, "rope_parameters": own}, model.source)
 
 
 def _scaling(model: Fields) -> Fields:
     if (ratio := model.raw.get("rope_condense_ratio")) and not model.raw.get("rope_scaling"):
-        # LongChat's key, from before `rope_scaling`; its authors patched transformers, which passes over it.
+        # LongChat's key, older than `rope_scaling`. Its authors patched transformers, which ignores the key.
         return Fields({"type": "linear", "factor": ratio}, f"{model.source}: 'rope_condense_ratio'")
     key = "rope_parameters" if model.raw.get("rope_parameters") else "rope_scaling"
     values = model.get(key, {})
@@ -88,7 +88,7 @@ def _scaling(model: Fields) -> Fields:
 
 
 def yarn_score_factor(model: Fields, rope: RopeConfig) -> float:
-    """What DeepSeek multiplies query times key by beside what it does to cos and sin: 1 without `mscale_all_dim`."""
+    """DeepSeek's factor of the attention scores, beside that of cos and sin; 1 without `mscale_all_dim`."""
     scaling = _scaling(model)
     if rope.type != "yarn" or not scaling.raw.get("mscale_all_dim"):
         return 1.0
@@ -96,9 +96,9 @@ def yarn_score_factor(model: Fields, rope: RopeConfig) -> float:
 
 
 def context_length(model: Fields, rope: RopeConfig) -> int:
-    """Tokens that the model can hold: the trained positions, stretched by the rope types that do so.
+    """The model's context in tokens: the positions of pre-training, times the factor of some rope types.
 
-    `linear` and `dynamic` repositories give the positions before stretching, `yarn` ones either.
+    Repositories with `linear` and `dynamic` give the positions without the factor, those with `yarn` either way.
     """
     positions = model.integer("max_position_embeddings", 2048)
     if rope.type in ("linear", "dynamic"):
@@ -109,11 +109,11 @@ def context_length(model: Fields, rope: RopeConfig) -> int:
 
 
 def _known_ropes() -> str:
-    return ", ".join(name for name in _ROPE_KEYS if name != "divisors")  # GGUF's own, no repository's
+    return ", ".join(name for name in _ROPE_KEYS if name != "divisors")  # only GGUF files have it
 
 
 def _original_positions(model: Fields, scaling: Fields) -> int:
-    """The model's own key comes first, as transformers has it (Phi-3 repositories rely on it)."""
+    """The model's own key comes first, as in transformers (Phi-3 repositories rely on it)."""
     default = scaling.integer(
         "original_max_position_embeddings", model.integer("max_position_embeddings", 2048)
     )
@@ -153,7 +153,7 @@ def _read_yarn(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
     factor = scaling.number("factor", model.integer("max_position_embeddings", 2048) / original)
     # 0 counts as absent, as in transformers.
     mscales = [scaling.number(key) if scaling.raw.get(key) else None for key in ("mscale", "mscale_all_dim")]
-    # DeepSeek-R1-0528-Qwen3-8B's key, by which vLLM multiplies: there it makes exactly 1. transformers passes over it.
+    # DeepSeek-R1-0528-Qwen3-8B has `attn_factor`. vLLM multiplies by it, and gets exactly 1; transformers ignores it.
     default = _yarn_attention_factor(factor, *mscales) * scaling.number("attn_factor", 1.0)
     return replace(
         rope,
@@ -167,7 +167,7 @@ def _read_yarn(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
 
 
 def _yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
-    """What YaRN (arXiv:2309.00071, section 3.4) scales cos and sin by where the file does not say."""
+    """YaRN's default factor of cos and sin (arXiv:2309.00071, section 3.4)."""
     if mscale and mscale_all_dim:
         return _yarn_magnitude(factor, mscale) / _yarn_magnitude(factor, mscale_all_dim)
     return _yarn_magnitude(factor, 1.0)

@@ -12,11 +12,11 @@ _DEFAULTS = {"tie_word_embeddings": True, "max_position_embeddings": 8192}
 
 
 def read_cohere(fields: Fields) -> Config:
-    """What all generations of Command R share."""
+    """The configuration that all generations of Command R share."""
     config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     return replace(
         config,
-        # Command R says so beside the 8192 positions of its pre-training.
+        # Command R has this key beside the 8192 positions of its pre-training.
         context_length=fields.integer("model_max_length", config.context_length),
         norm="layer_no_bias",
         norm_eps=fields.number("layer_norm_eps", 1e-5),

@@ -21,7 +21,7 @@ def _read_config(fields: Fields) -> Config:
     fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
     _mla.require(fields, "scoring_func", "softmax")
     method = _mla.require(fields, "topk_method", "greedy", "group_limited_greedy")
-    # No published file has these: DeepSeek's own code and transformers do different things with them.
+    # No published file sets these, and DeepSeek's own code and transformers treat them differently.
     for key in ("norm_topk_prob", "mlp_bias"):
         if fields.flag(key, False):
             raise fields.error(key, "false")

@@ -27,7 +27,7 @@ def _read_config(fields: Fields) -> Config:
     _mla.require(fields, "topk_method", "noaux_tc")
     config = _mla.read_mla(fields)
     moe = _mla.read_deepseek_moe(fields, config.n_layers, "sigmoid", grouped=True)
-    if moe.n_experts < 2 * moe.n_group:  # a group counts for as much as its best two
+    if moe.n_experts < 2 * moe.n_group:  # a group's score is the sum of its best two
         raise fields.error("n_group", f"at most half of 'n_routed_experts' ({moe.n_experts})")
     return replace(config, moe=moe)
 
@@ -45,7 +45,7 @@ FAMILY = Family(
         **_mla.NAMES,
         "model.layers.{i}.mlp.gate.e_score_correction_bias": "layers.{i}.mlp.router.e_score_correction_bias",
     },
-    # The layer past the last predicts one token more, in training and for speculative decoding.
+    # The layer after the last predicts one more token (multi-token prediction), for training and speculation.
     skips_layers_past_the_last=True,
     skipped=(
         *llama.SKIPPED,

@@ -26,10 +26,10 @@ def _read_config(fields: Fields) -> Config:
 
 
 def _read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:
-    """None at all, as in the small model, or one in all layers but some."""
+    """No windows, as in the small model, or a window in all layers but some."""
     if fields.optional("sliding_window", 4096) is None:
         return ()
-    # The files give `layer_types`, and beside them maybe a pattern like "LLLG", which transformers does not read.
+    # The files have `layer_types`. Some also have a pattern like "LLLG", which transformers does not read.
     pattern = 1 if fields.raw.get("layer_types") else fields.integer("sliding_window_pattern", 4)
     sliding = [(i + 1) % pattern != 0 for i in range(n_layers)]
     return fields.windows(fields.integer("sliding_window", 4096), sliding)

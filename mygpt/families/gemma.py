@@ -8,12 +8,12 @@ from mygpt.families._fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 from mygpt.model.config import Config
 
-# The first files said "gelu" and meant its tanh approximation; transformers reads them so too.
+# The first files said "gelu" and meant its tanh approximation. transformers reads them in the same way.
 _LEGACY_ACTIVATION = {"gelu": "gelu_pytorch_tanh"}
 
 
 def read_gemma(fields: Fields) -> Config:
-    """What all generations of Gemma share."""
+    """The configuration that all generations of Gemma share."""
     if fields.raw.get("use_bidirectional_attention"):
         raise InputError(f"{fields.source}: 'use_bidirectional_attention' is not supported")
     activation = fields.get("hidden_activation", fields.get("hidden_act", "gelu"))

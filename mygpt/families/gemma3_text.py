@@ -15,7 +15,7 @@ NAMES: dict[str, str | Split] = {
     "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
     "model.layers.{i}.self_attn.k_norm.weight": "layers.{i}.attention.qk_norm.k.weight",
 }
-# Of transformers' Gemma3TextConfig. The multimodal repositories leave out what is as here.
+# From transformers' Gemma3TextConfig. The multimodal repositories leave out keys with these values.
 _DEFAULTS = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -30,7 +30,7 @@ _DEFAULTS = {
 def read_gemma3(fields: Fields) -> Config:
     """The configuration of the language model, alone or in a multimodal repository."""
     fields = Fields({**_DEFAULTS, **fields.raw}, fields.source)
-    # `attn_logit_softcapping` may stand in the file, from Gemma 2, but is not applied: as in transformers.
+    # The file may have Gemma 2's `attn_logit_softcapping`. It is not applied, as in transformers.
     config = read_gemma(with_rope_of(fields, "full_attention", theta=1_000_000.0))
     local = with_rope_of(fields, "sliding_attention", theta=10_000.0, theta_key="rope_local_base_freq")
     pattern = fields.integer("sliding_window_pattern", 6)
@@ -39,7 +39,7 @@ def read_gemma3(fields: Fields) -> Config:
         config,
         residual="sandwich",
         qk_norm="head",
-        context_length=fields.integer("max_position_embeddings"),  # stretched already, whatever the rope type
+        context_length=fields.integer("max_position_embeddings"),  # with the rope's factor already
         window_rope=read_rope(local, config.head_dim),
         layer_windows=fields.windows(fields.integer("sliding_window", 4096), sliding),
         attention_scale=fields.number("query_pre_attn_scalar", 256) ** -0.5,

@@ -9,7 +9,7 @@ from mygpt.families.llama import SKIPPED, read_llama
 from mygpt.families.phi3 import split_gate_up
 from mygpt.model.config import Config
 
-# Also those of GLM-4-0414.
+# GLM-4-0414 has them too.
 NAMES: dict[str, str | Split] = {
     **_interleaved.NAMES,
     "model.layers.{i}.mlp.gate_up_proj.weight": Split(
@@ -27,7 +27,7 @@ _DEFAULTS = {
 
 
 def read_glm(fields: Fields) -> Config:
-    """The configuration of GLM-4; that of GLM-4-0414 has the same keys."""
+    """The configuration of GLM-4 and of GLM-4-0414."""
     config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     return replace(config, attention_output_bias=False, mlp_bias=False)
 

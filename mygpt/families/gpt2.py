@@ -45,7 +45,7 @@ def _read_config(fields: Fields) -> Config:
 
 
 def _transpose(tensor: Tensor, config: Config) -> tuple[Tensor]:
-    """A matrix (in, out), as transformers' Conv1D has it, to (out, in); a bias stays as it is."""
+    """A matrix (in, out) of transformers' Conv1D to (out, in). A bias stays as it is."""
     return (tensor.t().contiguous(),)
 
 
@@ -74,7 +74,7 @@ FAMILY = Family(
     summary="GPT-2 and DistilGPT2",
     examples=("openai-community/gpt2", "openai-community/gpt2-xl", "distilbert/distilgpt2"),
     read_config=_read_config,
-    # OpenAI's repositories hold the names without the prefix.
+    # OpenAI's repositories have the names without the prefix.
     names={
         **_NAMES,
         **{f"transformer.{name}": ours for name, ours in _NAMES.items()},

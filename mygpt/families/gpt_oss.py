@@ -53,7 +53,7 @@ def _read_config(fields: Fields) -> Config:
             n_experts=n_experts,
             num_experts_per_tok=num_experts_per_tok,
             intermediate_size=config.intermediate_size,
-            norm_topk_prob=True,  # the same as a softmax over the chosen experts alone
+            norm_topk_prob=True,  # the same as a softmax over the token's experts only
             layers=tuple(range(config.n_layers)),
             router_bias=True,
         ),
@@ -61,22 +61,22 @@ def _read_config(fields: Fields) -> Config:
 
 
 def split_gate_up(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
-    """Rows that are gate's and up's by turns, to gate and up."""
+    """Alternating rows of gate and up, to gate and up."""
     return tensor[0::2], tensor[1::2]
 
 
 def split_gate_up_of_experts(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
-    """(experts, hidden size, gate's and up's by turns), or their biases without the middle one, to gate and up."""
+    """(experts, hidden size, alternating gate and up) or the biases (experts, gate and up), to gates and ups."""
     return tuple(part for expert in _experts(tensor, config) for part in split_gate_up(expert, config))
 
 
 def split_down_of_experts(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
-    """(experts, width, hidden size), or their biases without the middle one, to each expert's."""
+    """(experts, width, hidden size) or the biases (experts, hidden size), to one tensor an expert."""
     return tuple(expert.contiguous() for expert in _experts(tensor, config))
 
 
 def _experts(tensor: Tensor, config: Config) -> tuple[Tensor, ...]:
-    """Each expert's matrix as `Linear` has it, outputs first: the file has inputs first."""
+    """Each expert's matrix with outputs first, as in `Linear`. The file has inputs first."""
     assert config.moe is not None
     return tensor.view(config.moe.n_experts, *tensor.shape[1:]).transpose(1, -1).unbind()
 
@@ -100,7 +100,7 @@ FAMILY = Family(
         ),
         f"{_FILE}.down_proj": Split((f"{_OURS}.down.weight",), split_down_of_experts),
         f"{_FILE}.down_proj_bias": Split((f"{_OURS}.down.bias",), split_down_of_experts),
-        # As `mxfp4.py` makes them: outputs first already.
+        # From `mxfp4.py`: outputs first already.
         f"{_FILE}.{{e}}.gate_up_proj": Split((f"{_OURS}.gate.weight", f"{_OURS}.up.weight"), split_gate_up),
         f"{_FILE}.{{e}}.down_proj": f"{_OURS}.down.weight",
     },

@@ -5,7 +5,7 @@ from mygpt.families._fields import Fields
 from mygpt.families._rope import context_length, read_rope
 from mygpt.model.config import Config
 
-# Also those of the families that are Llama but for a detail.
+# Families that are Llama with small changes use them too.
 NAMES: dict[str, str | Split] = {
     "model.embed_tokens.weight": "embed.weight",
     "model.layers.{i}.input_layernorm.weight": "layers.{i}.attention_norm.weight",
@@ -24,7 +24,7 @@ SKIPPED = ("model.layers.{i}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.i
 
 
 def read_llama(fields: Fields) -> Config:
-    """The configuration of Llama, from which those of its relatives differ little."""
+    """The configuration of Llama. Its relatives change a few fields of it."""
     n_heads = fields.integer("num_attention_heads")
     head_dim = fields.head_dim()
     rope = read_rope(fields, head_dim, partial=fields.number("partial_rotary_factor", 1.0))

@@ -9,7 +9,7 @@ from mygpt.families.mistral import read_mistral
 from mygpt.model.config import Config, QueryScaling
 
 _BETA = "llama_4_scaling_beta"
-# Of transformers' Ministral3Config, where they are unlike Llama's.
+# From transformers' Ministral3Config, where they differ from Llama's.
 _DEFAULTS = {
     "num_key_value_heads": 8,
     "head_dim": 128,

@@ -7,7 +7,7 @@ from mygpt.families._fields import Fields
 from mygpt.families.llama import NAMES, SKIPPED, read_llama
 from mygpt.model.config import Config
 
-# A file without the window's key means the first model's; null means none.
+# A file without the window's key means the first model's window; null means no window.
 _DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096}
 
 

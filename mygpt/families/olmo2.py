@@ -7,7 +7,7 @@ from mygpt.families._base import Family, Split
 from mygpt.families._fields import Fields
 from mygpt.model.config import Config
 
-# Also those of OLMo 3 and EXAONE 4.
+# OLMo 3 and EXAONE 4 use them too.
 NAMES: dict[str, str | Split] = {
     **{name: ours for name, ours in llama.NAMES.items() if "layernorm" not in name},
     "model.layers.{i}.self_attn.q_norm.weight": "layers.{i}.attention.qk_norm.q.weight",
@@ -18,7 +18,7 @@ NAMES: dict[str, str | Split] = {
 
 
 def read_olmo2(fields: Fields) -> Config:
-    """The configuration of OLMo 2, from which OLMo 3 differs by its windows alone."""
+    """The configuration of OLMo 2. OLMo 3 adds windows to it."""
     return replace(
         llama.read_llama(fields),
         norm_eps=fields.number("rms_norm_eps", 1e-5),

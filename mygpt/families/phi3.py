@@ -36,7 +36,7 @@ def _split_qkv(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
 
 
 def split_gate_up(tensor: "Tensor", config: Config) -> tuple["Tensor", ...]:
-    """Rows of gate, then of up, to each."""
+    """Gate rows, then up rows, to gate and up."""
     return tensor[: config.intermediate_size], tensor[config.intermediate_size :]
 
 

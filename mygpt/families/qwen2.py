@@ -9,7 +9,7 @@ from mygpt.model.config import Config
 
 
 def read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:
-    """The layers' windows, off unless `use_sliding_window` says so; Qwen3 has the same keys."""
+    """The layers' windows, if `use_sliding_window` is true. Qwen3 has the same keys."""
     if not fields.flag("use_sliding_window", False):
         return ()
     first = fields.count("max_window_layers", 28)

@@ -24,7 +24,7 @@ def _read_config(fields: Fields) -> Config:
 
 
 def _read_windows(fields: Fields, n_layers: int) -> tuple[int, ...]:
-    """Unlike Qwen2's, where the file does not say they are in every second of the lower layers."""
+    """Unlike Qwen2, the default is a window in every second one of the lower layers."""
     if not fields.flag("use_sliding_window", False):
         return ()
     end = fields.count("max_window_layers", 28)

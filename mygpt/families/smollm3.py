@@ -18,14 +18,14 @@ _DEFAULTS = {
 def _read_config(fields: Fields) -> Config:
     config = read_llama(Fields({**_DEFAULTS, **fields.raw}, fields.source))
     interval = fields.integer("no_rope_layer_interval", 4)
-    # Despite the name, 1 marks a layer that is rotated.
+    # In spite of the name, 1 marks a layer with rope.
     rotated = fields.get("no_rope_layers", [int((i + 1) % interval != 0) for i in range(config.n_layers)])
     if not isinstance(rotated, list) or len(rotated) != config.n_layers or not {*rotated} <= {0, 1}:
         raise fields.error("no_rope_layers", f"a list of {config.n_layers} zeros and ones")
     windows: tuple[int, ...] = ()
     if fields.flag("use_sliding_window", False) and fields.get("sliding_window", None) is not None:
-        windows = fields.windows(fields.integer("sliding_window"), [not turns for turns in rotated])
-    unrotated = tuple(layer for layer, turns in enumerate(rotated) if not turns)
+        windows = fields.windows(fields.integer("sliding_window"), [not has_rope for has_rope in rotated])
+    unrotated = tuple(layer for layer, has_rope in enumerate(rotated) if not has_rope)
     return replace(config, unrotated_layers=unrotated, layer_windows=windows)
 
 

@@ -14,15 +14,15 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding: which frequencies rotate a head's first `dim` dimensions.
+    """Rotary position embedding (rope): the frequencies that rotate the first `dim` dimensions of a head.
 
-    The fields after `original_max_positions` belong to single types; `rope.py` says what each does.
+    The fields after `original_max_positions` belong to single types; see `rope.py`.
     """
 
     dim: int  # rotated dimensions per head, even; 0: no layer is rotated
-    theta: float = 10_000.0  # base of the geometric series of wavelengths
+    theta: float = 10_000.0  # base of the wavelengths
     type: RopeType = "default"
-    factor: float = 1.0  # how many times longer than in pre-training the context is
+    factor: float = 1.0  # the context is this many times longer than in pre-training
     original_max_positions: int = 0  # tokens; the context length of pre-training
     low_freq_factor: float = 1.0  # llama3
     high_freq_factor: float = 4.0  # llama3
@@ -31,15 +31,15 @@ class RopeConfig:
     attention_factor: float = 1.0  # yarn, longrope: cos and sin are multiplied by it
     truncate: bool = True  # yarn: round the ramp's ends to whole dimensions
     divisors: tuple[float, ...] = ()  # divisors, longrope: one for each of the dim / 2 frequencies
-    long_divisors: tuple[float, ...] = ()  # longrope: those of sequences longer than the original ones
+    long_divisors: tuple[float, ...] = ()  # longrope: for sequences longer than original_max_positions
 
 
 @dataclass(frozen=True)
 class QueryScaling:
-    """Queries times 1 + beta log(1 + floor(position / interval)) (Llama 4's): attention stays sharp far out."""
+    """Queries are multiplied by 1 + beta log(1 + floor(position / interval)) (Llama 4)."""
 
     beta: float
-    interval: int  # tokens; the first so many queries stay as they are
+    interval: int  # tokens; the first `interval` queries are not scaled
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ class MLAConfig:
     """Multi-head latent attention: keys and values of all heads are made from one latent per token."""
 
     kv_lora_rank: int  # dimensions of the latent
-    qk_nope_head_dim: int  # dimensions of a head's queries and keys that are not rotated
-    qk_rope_head_dim: int  # those that are; their key is the same for all heads
+    qk_nope_head_dim: int  # of a head's queries and keys, not rotated
+    qk_rope_head_dim: int  # of a head's queries and keys, rotated; the key is the same for all heads
     v_head_dim: int  # of a head's values
-    q_lora_rank: int = 0  # dimensions that queries are projected through; 0: they are projected directly
+    q_lora_rank: int = 0  # low rank of the query projection; 0: full rank
     norm_eps: float = 1e-6  # of the latents' norms
-    interleaved: bool = True  # in the file, the two rows of a rotated pair stand side by side
+    interleaved: bool = True  # the file has the two rows of a rotated pair next to each other
 
 
 @dataclass(frozen=True)
 class ClampedSwiGLU:
-    """(clamp(up) + 1) * gate * sigmoid(alpha * gate), with gate at most `limit` and up within plus and minus it."""
+    """(up + 1) * gate * sigmoid(alpha * gate), with gate at most `limit` and up within plus and minus `limit`."""
 
     limit: float
     alpha: float
@@ -84,7 +84,7 @@ class ClampedSwiGLU:
 
 @dataclass(frozen=True)
 class Config:
-    """What `GPT` is built from. Sizes are those of the whole model, whatever the placement."""
+    """What `GPT` is built from. Sizes are those of the whole model, not of a shard."""
 
     vocab_size: int  # rows of the embedding; may be padded past the tokenizer's ids
     n_layers: int
@@ -101,29 +101,29 @@ class Config:
     residual: Residual = "sequential"
     shared_norm: bool = False  # parallel residual only: one norm feeds attention and MLP
     mlp: Literal["gated", "plain"] = "gated"
-    moe: MoEConfig | None = None  # in place of the MLP, in the layers that it names
-    mla: MLAConfig | None = None  # attention is over latents
+    moe: MoEConfig | None = None  # replaces the MLP in the layers that it names
+    mla: MLAConfig | None = None  # multi-head latent attention instead of the usual
     activation: Activation = "silu"
-    clamped_swiglu: ClampedSwiGLU | None = None  # in place of the gated MLP's activation and product
-    window_rope: RopeConfig | None = None  # of the layers with a window, where theirs is another
-    layer_windows: tuple[int, ...] = ()  # tokens that each layer looks back over; 0, or no tuple: all
+    clamped_swiglu: ClampedSwiGLU | None = None  # replaces the gated MLP's activation and product
+    window_rope: RopeConfig | None = None  # the rope of layers with a window, if it differs
+    layer_windows: tuple[int, ...] = ()  # sliding window of each layer, in tokens; 0, or no tuple: none
     unrotated_layers: tuple[int, ...] = ()  # layers without a rotary embedding
-    learned_positions: int = 0  # rows of a table of which each token's place adds one to it; 0: no table
-    # Of queries and keys: head by head, by the same weights or by each head's own, or over all of them.
+    learned_positions: int = 0  # rows of the table of position embeddings; 0: no table
+    # Norms of queries and keys: per head with shared weights, per head with its own weights, or over the whole width.
     qk_norm: Literal["none", "head", "own_head", "width"] = "none"
-    clip_qkv: float | None = None  # queries, keys and values are held within plus and minus this
-    attention_softcap: float | None = None  # scores are held within it by tanh
-    query_scaling: QueryScaling | None = None  # by the tokens' places
-    attention_sinks: bool = False  # a learned score per query head joins the softmax
+    clip_qkv: float | None = None  # queries, keys and values are clamped to plus and minus this
+    attention_softcap: float | None = None  # scores become softcap * tanh(score / softcap)
+    query_scaling: QueryScaling | None = None
+    attention_sinks: bool = False  # the softmax has one more score, learned for each query head
     attention_bias: bool = False  # of query, key and value
     attention_output_bias: bool = False
     mlp_bias: bool = False
     tie_embeddings: bool = False  # the head is the embedding matrix
     head_bias: bool = False
     embedding_scale: float = 1.0  # multiplies the embedded tokens
-    residual_scale: float = 1.0  # multiplies what attention and MLP add
-    attention_scale: float | None = None  # of query times key; by default 1 / sqrt(head_dim)
-    attention_scale_by_layer: bool = False  # divided by 1 in the first layer, by 2 in the second, …
+    residual_scale: float = 1.0  # multiplies the outputs of attention and MLP
+    attention_scale: float | None = None  # multiplies the scores; None: 1 / sqrt(head_dim)
+    attention_scale_by_layer: bool = False  # the scale is divided by the layer's number, from 1
     logits_scale: float = 1.0
     logits_softcap: float | None = None
 

@@ -17,15 +17,15 @@ from mygpt.model.kv_cache import LayerCache, LayerShape
 from mygpt.model.linear import Linear
 from mygpt.model.rope import rotate
 
-# Tokens that attend to the latents themselves: a draft's. For more, to expand all latents once is less work.
+# Up to so many tokens (a draft's) attend to the latents themselves. For more, expanding all latents is less work.
 FEW = 16
 
 
 class LatentAttention(nn.Module):
-    """Keys and values of all heads are projections of one latent per token: it alone is cached, L + R numbers.
+    """Keys and values of all heads are projections of one latent per token. Only L + R numbers per token are cached.
 
     x ─┬─ q ──────────────────────────────────────────────── attention ─ output
-       └─ kv_down ─┬─ norm ─ latent ─┬─ key_up ─ plain keys ───┤
+       └─ kv_down ─┬─ norm ─ latent ─┬─ key_up ─ nope keys ────┤
                    │                 └─ value_up ─ values ─────┤
                    └─ rotation ─ the rotated key of all heads ─┘
     """
@@ -33,7 +33,7 @@ class LatentAttention(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         assert config.mla is not None
-        assert config.attention_scale is not None, "the usual scale depends on a width that latents have not"
+        assert config.attention_scale is not None, "the family computes the scale"
         mla, heads, bias = config.mla, config.n_heads, config.attention_bias
         self.mla = mla
         self.scale = config.attention_scale
@@ -47,7 +47,7 @@ class LatentAttention(nn.Module):
 
     @property
     def cache_shape(self) -> LayerShape:
-        """What this layer caches of a token: the values are a part of the keys."""
+        """What this layer caches of a token. The values are a part of the keys."""
         return LayerShape(1, self.mla.kv_lora_rank + self.mla.qk_rope_head_dim, value_dim=0)
 
     def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
@@ -70,7 +70,7 @@ class LatentAttention(nn.Module):
     def _attend_expanded(self, q_nope: Tensor, q_rope: Tensor, kept: Tensor, mask: Mask) -> Tensor:
         """Queries (B, T, H, N) and (B, T, H, R) over keys and values made from `kept` (B, 1, S, L + R).
 
-        For many tokens: a product is over N + R and D dimensions, in place of L + R and L.
+        For many tokens: scores are sums over N + R dimensions and values have D, not L + R and L.
         """
         rank = self.mla.kv_lora_rank
         latents, k_rope = kept[:, 0, :, :rank], kept[..., rank:]
@@ -82,8 +82,8 @@ class LatentAttention(nn.Module):
     def _attend_latents(self, q_nope: Tensor, q_rope: Tensor, kept: Tensor, mask: Mask) -> Tensor:
         """As `_attend_expanded`, over the latents themselves, as one key-value head. For few tokens.
 
-        q (key_up latent) = (q key_up) latent, and sum(weight (value_up latent)) = value_up sum(weight latent): no
-        cached token is ever expanded.
+        q (key_up latent) = (q key_up) latent, and sum(weight (value_up latent)) = value_up sum(weight latent): so
+        no cached token is expanded.
         """
         mla = self.mla
         key_up = self.key_up.weight.view(-1, mla.qk_nope_head_dim, mla.kv_lora_rank)  # (H, N, L)
@@ -97,7 +97,7 @@ class LatentAttention(nn.Module):
 
 
 class LowRankLinear(nn.Module):
-    """up(norm(down(x))): a projection through few dimensions."""
+    """up(norm(down(x))): a projection of low rank."""
 
     def __init__(self, width: int, rank: int, rows: int, *, bias: bool, norm_eps: float) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class LowRankLinear(nn.Module):
 
 
 def make_query_projection(config: Config) -> nn.Module:
-    """From the hidden size to all heads' queries, directly or through fewer dimensions."""
+    """The projection from the hidden size to all heads' queries, of full or low rank."""
     mla = config.mla
     assert mla is not None
     rows = config.n_heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)

@@ -19,9 +19,9 @@ Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """A chat template in Jinja, with what transformers' `apply_chat_template` offers to one.
+    """A Jinja chat template. It gets the names and filters that transformers' `apply_chat_template` provides.
 
-    A template is code from whoever made the repository, so it runs in Jinja's sandbox, on plain JSON values.
+    A template is code of the repository's author, so it runs in Jinja's sandbox, on plain JSON values.
     """
 
     def __init__(self, source: str) -> None:
@@ -52,7 +52,7 @@ class ChatTemplate:
             return self._template.render(values, add_generation_prompt=add_generation_prompt)
         except InputError:
             raise
-        except Exception as error:  # its code may do anything that an expression can do wrong
+        except Exception as error:  # any error that an expression can raise
             message = f"the chat template failed on these messages: {_one_line(error)}"
             raise InputError(f"{message}; check them, or use --raw_prompt true") from error
 
@@ -65,7 +65,7 @@ def _environment() -> "ImmutableSandboxedEnvironment":
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks what the assistant says, for training; it renders its body."""
+        """`{% generation %}` marks the assistant's text for training. Here it renders its body."""
 
         tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
 
@@ -100,13 +100,13 @@ def _environment() -> "ImmutableSandboxedEnvironment":
 
 
 def find_chat_template(folder: Path | None, tokenizer: Tokenizer) -> str | None:
-    """The repository's own chat template, from where transformers 5 takes it, or None.
+    """The repository's own chat template, or None. It is looked for where transformers 5 does.
 
-    First `chat_template.jinja`, then `chat_template` in the tokenizer's config: the template itself, or a
-    list of named ones, of which it is "default". Last, the `chat_template.json` of old multimodal models.
+    First `chat_template.jinja`, then `chat_template` in the tokenizer's config: a template, or a list of named
+    templates, where "default" counts. Last, the `chat_template.json` of old multimodal models.
 
     Raises:
-        InputError: one of these holds something else than a template.
+        InputError: one of these does not hold a template.
     """
     if folder and (path := folder / "chat_template.jinja").is_file():
         try:
@@ -127,7 +127,7 @@ def find_chat_template(folder: Path | None, tokenizer: Tokenizer) -> str | None:
 
 
 def _normalized(message: Message) -> Message:
-    """A message as transformers hands it to a template: no key is null, reasoning has the names that templates read."""
+    """A message as transformers gives it to a template: no key is null, reasoning has the keys that they read."""
     present = {key: value for key, value in message.items() if value is not None}
     for key in ("reasoning_content", "thinking", "reasoning"):  # gpt-oss reads the second, others the first
         if key in present:
@@ -136,7 +136,7 @@ def _normalized(message: Message) -> Message:
 
 
 class PromptEncoder:
-    """Turns what the user typed into ids."""
+    """Turns prompts and messages into token ids."""
 
     def __init__(self, tokenizer: Tokenizer, style: PromptStyle | None) -> None:
         """`style` None makes every prompt raw."""
@@ -145,12 +145,12 @@ class PromptEncoder:
 
     @classmethod
     def choose(cls, tokenizer: Tokenizer, folder: Path | None, name: str | None = None) -> "PromptEncoder":
-        """The style `name` (`--prompt_style`); without one, what fits the repository in `folder`.
+        """The encoder with the style `name` (`--prompt_style`), or with the style of the repository in `folder`.
 
-        That is its own template, else a named style that the vocabulary or the model card shows, else none.
+        The latter is its own template, else the named style that its vocabulary or model card shows, else raw.
 
         Raises:
-            InputError: there is no style of that name, or no template in the repository that was asked for.
+            InputError: there is no such style, or `name` is "template" and the repository has none.
         """
         if name is not None and name not in STYLE_NAMES:
             raise InputError(f"unknown --prompt_style {name!r}: choose one of {', '.join(STYLE_NAMES)}")
@@ -184,13 +184,13 @@ class PromptEncoder:
     def encode(
         self, prompt: str | Sequence[Message], *, sys_prompt: str | None = None, raw: bool = False
     ) -> list[int]:
-        """The ids of one user message, or of a conversation, with the template's beginning of the answer.
+        """The ids of one user message or of a conversation, up to where the answer begins.
 
-        With `raw`, and for a model without a template, a text is taken as it is. No special tokens are added
-        to what a template wrote: it writes them itself.
+        With `raw`, and for a model without a template, a text is taken as it is. A template writes its special
+        tokens itself, so none are added to it.
 
         Raises:
-            InputError: the prompt is empty or malformed, or an option does not go with it.
+            InputError: the prompt is empty or malformed, or an option does not fit it.
         """
         if raw or self.style is None:
             self._check_raw(prompt, sys_prompt, raw)
@@ -206,7 +206,7 @@ class PromptEncoder:
 
     @cached_property
     def _template(self) -> ChatTemplate:
-        """Compiled when first needed, so that a broken template does not stand in the way of raw prompts."""
+        """Compiled when it is first needed: raw prompts work with a broken template too."""
         assert self.style is not None
         return ChatTemplate(self.style.template)
 
@@ -216,13 +216,13 @@ class PromptEncoder:
         )
         why = "a raw prompt has no chat template" if raw else "the model has no chat template"
         if sys_prompt is not None:
-            raise InputError(f"--sys_prompt cannot be honoured, {why}: {remedy}, or drop --sys_prompt")
+            raise InputError(f"--sys_prompt cannot be used, {why}: {remedy}, or drop --sys_prompt")
         if not isinstance(prompt, str):
-            raise InputError(f"a list of messages cannot be written out, {why}: {remedy}, or give a text")
+            raise InputError(f"a list of messages cannot be used, {why}: {remedy}, or give a text")
 
 
 def _recognize(tokenizer: Tokenizer, folder: Path | None) -> PromptStyle | None:
-    """The named style of a repository without a template, by what it holds."""
+    """The named style of a repository without a template, if its vocabulary or model card shows one."""
     if all(tokenizer.token_to_id(token) is not None for token in ("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>")):
         return STABLELM
     if folder and (path := folder / "README.md").is_file():

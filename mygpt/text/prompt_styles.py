@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """How a model wants its conversations written, and what it writes when it is done."""
+    """How to write conversations for a model, and the texts or tokens that end its answers."""
 
     name: str
-    template: str  # Jinja, so that there is one way of rendering
+    template: str  # Jinja, as the repositories' own
     stop_strings: tuple[str, ...] = ()
     stop_tokens: tuple[str, ...] = ()
-    adds_special_tokens: bool = False  # the tokenizer puts BOS and the like around it, as around a raw text
+    adds_special_tokens: bool = False  # the tokenizer adds BOS and others, as to a raw text
 
 
 # https://github.com/Stability-AI/StableLM, "Quickstart"
@@ -31,12 +31,12 @@ STABLELM = PromptStyle(
     stop_tokens=("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>", "<|padding|>", "<|endoftext|>"),
 )
 
-# https://huggingface.co/togethercomputer/RedPajama-INCITE-Chat-3B-v1, "Quick Start"; knows no system prompt
+# https://huggingface.co/togethercomputer/RedPajama-INCITE-Chat-3B-v1, "Quick Start"; it has no system prompt
 REDPAJAMA = PromptStyle(
     "redpajama",
     r"{% set tags = {'system': '', 'user': '<human>: ', 'assistant': '<bot>: '} %}"
     r"{% for message in messages %}"
-    # The answer to `<bot>:` begins with a space of its own.
+    # The model begins its answer to `<bot>:` with a space.
     r"{% set text = message.content | trim if message.role == 'assistant' else message.content %}"
     r"{{ tags[message.role] + text + '\n' }}"
     r"{% endfor %}"
@@ -44,7 +44,7 @@ REDPAJAMA = PromptStyle(
     stop_strings=("<human>:",),
 )
 
-# For models that were not taught to converse.
+# For models that were not trained on conversations.
 PLAIN = PromptStyle(
     "plain",
     r"{% set tags = {'system': '', 'user': 'User: ', 'assistant': 'Assistant: '} %}"
@@ -57,4 +57,4 @@ PLAIN = PromptStyle(
 )
 
 STYLES = {style.name: style for style in (STABLELM, REDPAJAMA, PLAIN)}
-STYLE_NAMES = ("template", "raw", *STYLES)  # what --prompt_style takes
+STYLE_NAMES = ("template", "raw", *STYLES)  # values of --prompt_style

@@ -6,12 +6,12 @@ from mygpt.errors import InputError
 
 
 class StopMatcher:
-    """Find the earliest stop string in a text that arrives in pieces.
+    """Finds the earliest stop string in a text that arrives in pieces.
 
-    What `push` and `flush` return, joined, is the text up to the stop string, or all of it where there is none,
-    however the text was cut into pieces. Of several matches the one that starts first ends the text, and of those
-    that start together the shortest. A stop inside a longer one (`bc` in `abcd`) therefore waits until the longer
-    one is decided. A push costs the same at any length of the text: only what may begin a stop string is kept.
+    The results of `push` and `flush`, joined, are the text up to the stop string, or all of the text if there is none.
+    Where the text is cut into pieces makes no difference. The match that starts first ends the text; of matches that
+    start together, the shortest. So a stop string inside a longer one (`bc` in `abcd`) waits until the longer one is
+    decided. A push costs the same at any length of the text: only what may begin a stop string is kept.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -28,11 +28,11 @@ class StopMatcher:
 
     @property
     def matched(self) -> bool:
-        """Whether a stop string has ended the text; ask again after `flush`, which settles what was waiting."""
+        """Whether a stop string has ended the text; ask again after `flush`, which decides what was waiting."""
         return self.stop is not None
 
     def push(self, text: str) -> str:
-        """Take the next piece of the text and return what can be shown now: "" once a stop string was found."""
+        """Take the next piece of the text; returns the text that can be shown now, "" after a stop string."""
         if self.matched:
             return ""
         text = self._held + text
@@ -44,7 +44,7 @@ class StopMatcher:
         return text[:undecided]
 
     def flush(self) -> str:
-        """The text is over: return what was held back, as far as no stop string is in it."""
+        """The text is over: return what was held back, up to a stop string."""
         start, stop = self._earliest(self._held)
         return self._end(self._held[:start], stop)
 
@@ -54,12 +54,12 @@ class StopMatcher:
         return shown
 
     def _earliest(self, text: str) -> tuple[int, str | None]:
-        """Where the first whole stop string starts, and which it is; past the end where there is none."""
+        """The start of the first whole stop string, and the string; past the end and None if there is none."""
         found = [(text.find(stop), len(stop), stop) for stop in self._stops if stop in text]
         start, _, stop = min(found, default=(len(text) + 1, 0, None))
         return start, stop
 
     def _undecided(self, text: str) -> int:
-        """Where the longest tail starts that may still grow into a stop string; the end where there is none."""
+        """The start of the longest tail that may still become a stop string; the end if there is none."""
         tails = range(max(0, len(text) - self._longest + 1), len(text))
         return next((i for i in tails if any(s.startswith(text[i:]) for s in self._stops)), len(text))

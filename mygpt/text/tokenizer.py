@@ -15,10 +15,10 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")  # how a byte-fallback vocabulary w
 
 
 class Tokenizer:
-    """A `tokenizers` backend together with the facts of `tokenizer_config.json`."""
+    """A `tokenizers` backend with the contents of `tokenizer_config.json`."""
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-        # Some repositories save the settings of their training run, which would cut or fill every prompt.
+        # Some repositories saved the settings of their training run: they would truncate or pad every prompt.
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
@@ -27,7 +27,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Read whatever tokenizer files the folder of a repository holds.
+        """Read the tokenizer files in the folder of a repository.
 
         Raises:
             InputError: there are none, or one is corrupt.
@@ -36,12 +36,12 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id, added tokens included; ids from here on have no text."""
+        """One more than the largest id, with added tokens. Ids from here on have no text."""
         return max(self.vocabulary.values(), default=-1) + 1
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Every token's id, added tokens included."""
+        """Every token and its id, with added tokens."""
         return self.backend.get_vocab(with_added_tokens=True)
 
     @cached_property
@@ -51,11 +51,11 @@ class Tokenizer:
         return frozenset(token_id for token_id, token in added.items() if token.special)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; special tokens written out in it are recognized, none are added."""
+        """The ids of a text. Special tokens written in it are recognized; none are added."""
         return self._encode(text, add_special_tokens=False)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a raw prompt: the tokenizer's own post-processor decides about BOS and the like."""
+        """The ids of a raw prompt, with the special tokens (BOS, …) that the tokenizer's post-processor adds."""
         return self._encode(text, add_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -73,7 +73,7 @@ class Tokenizer:
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:
-            text.encode()  # bytes that are no UTF-8 arrive from the command line as lone surrogates
+            text.encode()  # the command line gives bytes that are not UTF-8 as lone surrogates
         except UnicodeEncodeError as error:
             message = f"the text is not valid Unicode at character {error.start}: write it in UTF-8"
             raise InputError(message) from error
@@ -81,41 +81,41 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Decode ids one at a time; what `push` and `flush` return, joined, is `tokenizer.decode` of them all.
+    """Decodes ids one at a time. The results of `push` and `flush`, joined, are `tokenizer.decode` of all ids.
 
-    A decoder looks back (sentencepiece drops the space of the very first token) but not far, so it is enough
-    to decode a short window with the new token and without it, and to show the difference. Held back is what
-    the next token may still change: a character that is not complete, and a run of byte-fallback tokens,
-    which `tokenizers` decodes as a whole: one invalid byte in it turns the entire run into U+FFFD.
+    A token's text depends on few tokens before it (sentencepiece drops the space of the very first token). So a short
+    window is decoded with the new token and without it, and the difference is shown. Text that the next token may
+    change is held back: an incomplete character, and a run of byte-fallback tokens. `tokenizers` decodes such a run as
+    a whole: one invalid byte turns all of it into U+FFFD.
     """
 
-    # A window may start inside a character: UTF-8 is in step again after three bytes, so after three tokens.
+    # A window may start inside of a character. UTF-8 is in step again after three bytes, so after three tokens.
     _CONTEXT = 4
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
-        self._shown = 0  # so many characters of the window's text were returned
+        self._shown = 0  # characters of the window's text that were returned
 
     def push(self, token_id: int) -> str:
-        """Take the next id and return the text that can be shown now, often none."""
+        """Take the next id; returns the text that can be shown now, often none."""
         token = self._tokenizer.backend.id_to_token(token_id)
         if token is None or token_id in self._tokenizer.special_ids:
             return ""  # decode() drops it, so it must not serve as context either
         self._window.append(token_id)
         if _BYTE_PIECE.fullmatch(token):
             return ""
-        piece = self._settled()[self._shown :]
+        piece = self._complete_text()[self._shown :]
         del self._window[: -self._CONTEXT]
-        self._shown = len(self._settled())
+        self._shown = len(self._complete_text())
         return piece
 
     def flush(self) -> str:
-        """No more ids will come: return the rest, whatever it is."""
+        """There are no more ids: return the rest."""
         piece = self._tokenizer.decode(self._window)[self._shown :]
         self._window, self._shown = [], 0
         return piece
 
-    def _settled(self) -> str:
-        """The window's text without a last U+FFFD, which may be the beginning of a character."""
+    def _complete_text(self) -> str:
+        """The window's text without a U+FFFD at its end, which may be an incomplete character."""
         return self._tokenizer.decode(self._window).removesuffix("\N{REPLACEMENT CHARACTER}")

@@ -27,7 +27,7 @@ def load_folder(folder: Path) -> LoadedTokenizer:
     if (path := folder / "tokenizer.json").is_file():
         backend = _load_tokenizer_json(path)
         _declare_tokens(backend, config, folder)
-        return backend, config  # its own post-processor decides; transformers 5 ignores add_bos_token too
+        return backend, config  # with its own post-processor; transformers 5 ignores add_bos_token too
     if (path := folder / "tokenizer.model").is_file():
         backend, defaults = _load_sentencepiece(path)
     elif (path := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -44,7 +44,7 @@ def load_folder(folder: Path) -> LoadedTokenizer:
 
 
 def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token`, `eos_token` and the like, as strings."""
+    """The special tokens that the config names (`bos_token`, `eos_token`, …), as strings."""
     named = ((key, _content(value)) for key, value in config.items() if key.endswith("_token"))
     return {key: content for key, content in named if content}
 
@@ -52,7 +52,7 @@ def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
 def bos_eos_processor(
     backend: tokenizers.Tokenizer, config: Mapping[str, Any]
 ) -> processors.TemplateProcessing:
-    """What `add_bos_token` and `add_eos_token` ask for; both default to false, as in transformers 5."""
+    """Adds BOS and EOS as `add_bos_token` and `add_eos_token` say; both default to false, as in transformers 5."""
     named = named_tokens(config)
 
     def added(key: str) -> list[tuple[str, int]]:
@@ -71,7 +71,7 @@ def _content(token: Any) -> str | None:
 
 
 def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], folder: Path) -> None:
-    """Tell the backend of the tokens that the config adds or calls special; the config's flags win."""
+    """Give the backend the tokens that the config adds or calls special. The config's flags win."""
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
     try:
         backend.add_tokens(list(_added_tokens(config)))
@@ -86,7 +86,7 @@ def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], fo
 
 
 def _added_tokens(config: Mapping[str, Any]) -> Iterator[AddedToken]:
-    """`added_tokens_decoder` in the order of the ids, since the backend gives a new token its next id."""
+    """`added_tokens_decoder` in the order of its ids: the backend gives each new token the next id."""
     declared = config.get("added_tokens_decoder") or {}
     special = set(named_tokens(config).values())
     flags = ("lstrip", "rstrip", "normalized", "single_word", "special")
@@ -107,7 +107,7 @@ def _load_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
 def _load_vocab_and_merges(vocab: Path, config: Mapping[str, Any]) -> LoadedTokenizer:
     """GPT-2's format: byte-level BPE, with `<|endoftext|>` where the config names no special tokens."""
     wanted = config.get("tokenizer_class") or "GPT2Tokenizer"
-    if wanted not in ("GPT2Tokenizer", "GPT2TokenizerFast"):  # others cut the text into words differently
+    if wanted not in ("GPT2Tokenizer", "GPT2TokenizerFast"):  # others have another pre-tokenizer
         raise InputError(
             f"{vocab.parent} holds a {wanted} without tokenizer.json: write that file with "
             "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
@@ -126,7 +126,7 @@ def _load_vocab_and_merges(vocab: Path, config: Mapping[str, Any]) -> LoadedToke
 
 
 def _load_sentencepiece(path: Path) -> LoadedTokenizer:
-    """The same tokenizer out of a sentencepiece model: its pieces, normalizer, decoder and special tokens."""
+    """The tokenizer of a sentencepiece model: its pieces, normalizer, decoder and special tokens."""
     proto = _read_sentencepiece(path)
     trainer = proto.trainer_spec
     if trainer.model_type not in (_UNIGRAM, _BPE) or trainer.treat_whitespace_as_suffix:
@@ -136,7 +136,7 @@ def _load_sentencepiece(path: Path) -> LoadedTokenizer:
     special = [piece.piece for piece in proto.pieces if piece.type in (_CONTROL, _UNKNOWN)]
     backend.normalizer = _sentencepiece_normalizer(proto.normalizer_spec, symbols)
     backend.decoder = _sentencepiece_decoder(proto.normalizer_spec)
-    # Symbols are looked for in the normalized text, as sentencepiece does, special tokens in the text itself.
+    # As in sentencepiece, symbols are matched in the normalized text, and special tokens in the text itself.
     backend.add_tokens([AddedToken(symbol, normalized=True) for symbol in symbols])
     backend.add_special_tokens(special)
     ids = {"bos_token": trainer.bos_id, "eos_token": trainer.eos_id, "unk_token": trainer.unk_id}
@@ -156,7 +156,7 @@ def _read_sentencepiece(path: Path) -> Any:
     except (OSError, RuntimeError) as error:
         message = f"{path} is not a sentencepiece model ({_brief(error)}): download it again"
         raise InputError(message) from error
-    messages: Any = sentencepiece_model_pb2  # generated at import time, so type checkers see nothing in it
+    messages: Any = sentencepiece_model_pb2  # generated at import time: type checkers cannot see it
     return messages.ModelProto.FromString(processor.serialized_model_proto())
 
 
@@ -176,7 +176,7 @@ def _bpe(proto: Any) -> models.BPE:
 
 
 def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Sentencepiece merges the neighbours whose union scores best, so every split of a piece is a merge."""
+    """The merges: each split of a piece into two pieces. Sentencepiece merges the pair with the best score first."""
     return [
         (piece[:cut], piece[cut:])
         for piece in sorted(scores, key=lambda piece: -scores[piece])

@@ -25,14 +25,14 @@ RESIDUALS = {
     "post": "norms after attention and MLP",
     "sandwich": "norms before and after attention and MLP",
 }
-# What each field of `Config` makes a feature; "" where it is as in most models.
+# The feature that each field of `Config` makes; "" for the value of most models.
 FEATURES: dict[str, Callable[[Config], str]] = {
     "norm": lambda c: NORMS[c.norm],
     "residual": lambda c: RESIDUALS[c.residual],
     "shared_norm": lambda c: "one norm for attention and MLP" * c.shared_norm,
     "mlp": lambda c: f"{c.mlp} MLP",
     "moe": lambda c: _experts(c),
-    "latent": lambda c: "latent attention" * (c.mla is not None),
+    "mla": lambda c: "latent attention" * (c.mla is not None),
     "clamped_swiglu": lambda c: "clamped SwiGLU" * (c.clamped_swiglu is not None),
     "rope": lambda c: "partial rotary" * (c.mla is None and 0 < c.rope.dim < c.head_dim),
     "window_rope": lambda c: "another rope in layers with a window" * (c.window_rope is not None),

@@ -262,7 +262,7 @@ def test_a_broken_template_does_not_stand_in_the_way_of_raw_prompts():
         ([{"role": 1, "content": "Hi"}], {}, "message 1 is malformed"),
         ([{"role": "user", "content": 3}], {}, "message 1 is malformed"),
         (CHAT, {"sys_prompt": "S"}, "a system message already"),
-        ("Hi", {"sys_prompt": "S", "raw": True}, "--sys_prompt cannot be honoured.*drop --raw_prompt"),
+        ("Hi", {"sys_prompt": "S", "raw": True}, "--sys_prompt cannot be used.*drop --raw_prompt"),
         ([USER], {"raw": True}, "a list of messages.*drop --raw_prompt"),
         ("", {"raw": True}, "the prompt is empty"),
     ],
@@ -276,7 +276,7 @@ def test_bad_prompts_are_an_input_error_of_one_line(prompt, options, message):
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
-        ("Hi", {"sys_prompt": "S"}, "--sys_prompt cannot be honoured.*--prompt_style of stablelm, redpajama"),
+        ("Hi", {"sys_prompt": "S"}, "--sys_prompt cannot be used.*--prompt_style of stablelm, redpajama"),
         ([USER], {}, "a list of messages.*--prompt_style of stablelm, redpajama"),
         ("", {}, "the prompt is empty"),
     ],
