@@ -13,6 +13,7 @@ from mygpt.checkpoint.open import Checkpoint
 from mygpt.errors import InputError
 from mygpt.families import quantization_method, read_config
 from mygpt.model.config import Config
+from mygpt.model.fused_block import fuse_blocks
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES, cast, pick_precision
@@ -68,7 +69,9 @@ def build(checkpoint: Checkpoint, placement: Placement, options: LoadOptions) ->
         quantize_linears(model, mode, DTYPES[precision])
     placement.fill(model, translated(tensors, family, config), precision, source)
     if device.type == "cpu":
-        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
+        kernels.prepare()  # the first time ever this compiles them: here, not within the first token's time
+    if placement.ranks is None and not options.compile:
+        fuse_blocks(model)
     return model.eval(), precision
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from mygpt import kernels
 from mygpt.checkpoint.open import Checkpoint, open_checkpoint
 from mygpt.engine.detokenizer import peak_memory_bytes
 from mygpt.errors import InputError
@@ -37,6 +39,7 @@ class Loaded:
         strategy: how the devices share the work, None for one.
         load_s: how long all this took.
         quantized: what of this process's part is quantized.
+        kernels: which of mygpt's kernels run it, as `avx512+amx`, or `none: ` and why there are none.
         draft: the smaller model of `--draft`.
     """
 
@@ -48,6 +51,7 @@ class Loaded:
     strategy: str | None
     load_s: float
     quantized: Summary | None = None
+    kernels: str = "none"
     draft: Loaded | None = None
 
     @property
@@ -108,9 +112,20 @@ def load(name: str | None, options: LoadOptions) -> Loaded:
             sys.exit()
         placed = Leader(runner, channel)
     names, strategy = placement.names, placement.strategy
-    loaded = Loaded(placed, prompter, stop_ids, names, precision, strategy, 0.0, quantized)
+    ran = kernels_of(names, precision, compiled=options.compile)
+    loaded = Loaded(placed, prompter, stop_ids, names, precision, strategy, 0.0, quantized, ran)
     draft = load_draft(options.draft, loaded, options) if options.draft else None
     return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
+
+
+def kernels_of(devices: Sequence[str], precision: str, *, compiled: bool) -> str:
+    """`Loaded.kernels` of a model on these devices."""
+    kinds = [torch.device(name).type for name in devices]
+    if "cpu" not in kinds:
+        return f"none: {kinds[0]}"
+    if precision == "16-true" or compiled:
+        return "none: --compile" if compiled else f"none: {precision}"
+    return kernels.describe()
 
 
 def load_draft(name: str, target: Loaded, options: LoadOptions) -> Loaded:

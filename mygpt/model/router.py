@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.model.config import Config, MoEConfig, RouterType
-from mygpt.model.linear import Linear, linear
+from mygpt.model.linear import Linear
 
 
 class SoftmaxRouter(Linear):
@@ -62,7 +63,7 @@ class SigmoidRouter(SoftmaxRouter):
 
 def _float32_logits(router: Linear, tokens: Tensor) -> Tensor:
     """(N, E), not rounded to fewer bits: close scores would change places."""
-    return linear(tokens.float(), router.weight.float())
+    return kernels.linear(tokens.float(), router.weight.float())
 
 
 def _of_best_groups(scores: Tensor, of_groups: Tensor, moe: MoEConfig) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mygpt import kernels
 from mygpt.errors import InputError
 
 
@@ -56,7 +57,6 @@ def _quietly_and_quickly() -> Iterator[None]:
         torch.compile = compile_
 
 
-@functools.cache
 def has_fast_cpu_kernel() -> bool:
     """Whether bitsandbytes has its product of 4-bit weights for this CPU, which takes AVX512-BF16."""
-    return bool(bitsandbytes().functional.has_avx512bf16())
+    return kernels.allows("avx512") and bool(bitsandbytes().functional.has_avx512bf16())
