@@ -1,4 +1,4 @@
-"""Whole models give the same with kernels and without: over chunks, windows, ragged batches, whole blocks in one call."""
+"""Whole models give the same with kernels and without: over chunks, windows, ragged batches, whole blocks."""
 
 import copy
 from collections.abc import Callable
