@@ -61,6 +61,7 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
             "device": ",".join(loaded.devices),
             "precision": loaded.precision,
             "quantize": loaded.quantized.scheme if loaded.quantized else None,
+            "kernels": loaded.kernels,
         }
         _write(json.dumps(sample, ensure_ascii=False) + "\n")
 
@@ -77,8 +78,9 @@ def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) ->
     peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in llm.peak_memory())
     quantized = f"{loaded.quantized} | " if loaded.quantized else ""
     print(
-        f"{loaded.placement} {loaded.precision} | {quantized}loaded in {loaded.load_s:.2f} s | "
-        f"{prompt_tokens} prompt tokens, first token after {timing.ttft_s:.2f} s | {timing.new_tokens} new tokens, "
+        f"{loaded.placement} {loaded.precision} | {quantized}kernels {loaded.kernels} | "
+        f"loaded in {loaded.load_s:.2f} s | {prompt_tokens} prompt tokens, "
+        f"first token after {timing.ttft_s:.2f} s | {timing.new_tokens} new tokens, "
         f"{timing.tokens_per_s:.1f} tokens/s | {speculated}peak memory {peaks} GB | "
         f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else ""),
         file=sys.stderr,

@@ -1,35 +1,25 @@
-"""Kernels in C for the CPU: a step of a few tokens, which is bound by reading the weights, and prompts in bfloat16.
+"""Jobs of the model by kernels of our own, where one fits, else in plain PyTorch (`plain`).
 
-Each has a plain PyTorch counterpart in the model's code, which is taken wherever the kernel does not fit.
+On a CPU they are in C: a step of a few tokens, which is bound by reading the weights, and prompts in bfloat16.
 """
 
-from mygpt.kernels.cpu.attention import MAX_GROUP as MAX_GROUP
-from mygpt.kernels.cpu.attention import Attention as Attention
+from mygpt.kernels import plain as plain
+from mygpt.kernels.cpu.attention import CacheStep as CacheStep
 from mygpt.kernels.cpu.attention import attend as attend
-from mygpt.kernels.cpu.attention import attends as attends
-from mygpt.kernels.cpu.attention import attention_call as attention_call
-from mygpt.kernels.cpu.block import Block as Block
-from mygpt.kernels.cpu.block import fits_block as fits_block
-from mygpt.kernels.cpu.build import library as library
-from mygpt.kernels.cpu.ops import ACTIVATIONS as ACTIVATIONS
-from mygpt.kernels.cpu.ops import MAX_ROWS as MAX_ROWS
-from mygpt.kernels.cpu.ops import Matrix as Matrix
-from mygpt.kernels.cpu.ops import fits as fits
-from mygpt.kernels.cpu.ops import fits_gated as fits_gated
-from mygpt.kernels.cpu.ops import fits_linear as fits_linear
-from mygpt.kernels.cpu.ops import fits_many as fits_many
-from mygpt.kernels.cpu.ops import fits_norm as fits_norm
-from mygpt.kernels.cpu.ops import fits_tiles as fits_tiles
+from mygpt.kernels.cpu.block import FusedBlockKernel as FusedBlockKernel
+from mygpt.kernels.cpu.isa import allows as allows
+from mygpt.kernels.cpu.isa import hold_torch
+from mygpt.kernels.cpu.library import describe as describe
+from mygpt.kernels.cpu.library import prepare as prepare
+from mygpt.kernels.cpu.ops import dense_matrix as dense_matrix
 from mygpt.kernels.cpu.ops import fourbit_matrix as fourbit_matrix
-from mygpt.kernels.cpu.ops import gate as gate
-from mygpt.kernels.cpu.ops import gated_linear as gated_linear
-from mygpt.kernels.cpu.ops import has_fourbit as has_fourbit
 from mygpt.kernels.cpu.ops import int8_matrix as int8_matrix
-from mygpt.kernels.cpu.ops import linear as linear
-from mygpt.kernels.cpu.ops import matrix as matrix
-from mygpt.kernels.cpu.ops import multiply as multiply
-from mygpt.kernels.cpu.ops import multiply_many as multiply_many
-from mygpt.kernels.cpu.ops import rms_norm as rms_norm
 from mygpt.kernels.cpu.shm import LostRankError as LostRankError
-from mygpt.kernels.cpu.shm import Team as Team
-from mygpt.kernels.cpu.shm import team_bytes as team_bytes
+from mygpt.kernels.cpu.shm import SharedMemoryGroup as SharedMemoryGroup
+from mygpt.kernels.cpu.structs import Matrix as Matrix
+from mygpt.kernels.jobs import gated_linear as gated_linear
+from mygpt.kernels.jobs import linear as linear
+from mygpt.kernels.jobs import multiply as multiply
+from mygpt.kernels.jobs import rms_norm as rms_norm
+
+hold_torch()  # importing computes nothing, so this comes before torch's first look at the variables

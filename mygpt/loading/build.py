@@ -10,6 +10,7 @@ from mygpt.checkpoint.fill import translated
 from mygpt.errors import InputError
 from mygpt.families._base import Family
 from mygpt.model.config import Config
+from mygpt.model.fused_block import fuse_blocks
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import DTYPES, cast, pick_precision
@@ -63,7 +64,9 @@ def build(
     tensors = stored.tensors(checkpoint, device) if stored else checkpoint.tensors()
     placement.fill(model, translated(tensors, family, config), precision, source)
     if device.type == "cpu":
-        kernels.library()  # the first time ever this compiles them: here, not within the first token's time
+        kernels.prepare()  # the first time ever this compiles them: here, not within the first token's time
+    if placement.ranks is None and not options.compile:
+        fuse_blocks(model)
     return model.eval(), precision
 
 

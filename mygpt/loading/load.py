@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from mygpt import kernels
 from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError, WorkerFinished
@@ -38,6 +40,7 @@ class LoadedModel:
         strategy: how the devices share the work, None for one.
         load_s: how long all this took.
         quantized: what of this process's part is quantized.
+        kernels: which of mygpt's kernels run it, as `avx512+amx`, or `none: ` and why there are none.
         draft: the smaller model of `--draft`.
     """
 
@@ -49,6 +52,7 @@ class LoadedModel:
     strategy: str | None
     load_s: float
     quantized: Summary | None = None
+    kernels: str = "none"
     draft: LoadedModel | None = None
 
     @property
@@ -103,9 +107,8 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     keep_freed_memory()
     runner = compile_model(model, placement) if options.compile else model
     names, strategy = placement.names, placement.strategy
-    loaded = LoadedModel(
-        join_ranks(runner, placement), prompt_encoder, stop_ids, names, precision, strategy, 0.0, quantized
-    )
+    placed, ran = join_ranks(runner, placement), kernels_of(names, precision, compiled=options.compile)
+    loaded = LoadedModel(placed, prompt_encoder, stop_ids, names, precision, strategy, 0.0, quantized, ran)
     draft = load_draft(options.draft, loaded, options) if options.draft else None
     return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
 
@@ -123,6 +126,16 @@ def join_ranks(model: GPT | Compiled, placement: Placement) -> GPT | Compiled | 
         return RemoteModel(model, bus)
     run_worker(model, bus)
     raise WorkerFinished
+
+
+def kernels_of(devices: Sequence[str], precision: str, *, compiled: bool) -> str:
+    """`LoadedModel.kernels` of a model on these devices."""
+    kinds = [torch.device(name).type for name in devices]
+    if "cpu" not in kinds:
+        return f"none: {kinds[0]}"
+    if precision == "16-true" or compiled:
+        return "none: --compile" if compiled else f"none: {precision}"
+    return kernels.describe()
 
 
 def load_draft(name: str, target: LoadedModel, options: LoadOptions) -> LoadedModel:

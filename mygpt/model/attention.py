@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.softcap = config.attention_softcap
         self.clip = config.clip_qkv
         self.rotates = config.rotated_layers[index]
-        # What the kernels know of: their attention, and with nothing before it either, their whole block.
+        # What the kernels can do: attention, and with nothing before it either, a whole block.
         self.has_kernel = self.softcap is None and config.query_scaling is None and not config.attention_sinks
         self.is_plain = self.has_kernel and config.qk_norm == "none" and self.clip is None
         queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
@@ -56,22 +56,24 @@ class Attention(nn.Module):
         qk, v = heads[:, :, :-kv_heads], heads[:, :, -kv_heads:]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk, kv_heads)
-        if cache is not None and self.has_kernel and kernels.attends(qk, cache.keys, self.window):
-            y = kernels.attend(qk, v, self.kernel_call(context, cache))
-        else:
+        y = None
+        if cache is not None and self.has_kernel:
+            y = kernels.attend(qk, v, self.cache_step(context, cache))
+        if y is None:
             y = self._attend(qk, v, context, cache)
         output: Tensor = self.output(y.flatten(2))
         return output
 
-    def kernel_call(self, context: ForwardContext, cache: LayerCache) -> kernels.Attention:
-        """This layer's places and sizes, as the kernels take them."""
-        return kernels.attention_call(
-            self.qkv.parts["q"] // self.head_dim,
-            self._tables(context),
-            (cache.keys, cache.values),
+    def cache_step(self, context: ForwardContext, cache: LayerCache) -> kernels.CacheStep:
+        """The new tokens and this layer's cache, as the kernels take them."""
+        return kernels.CacheStep(
+            cache.keys,
+            cache.values,
             cache.size,
+            self.window,
             context.positions,
             context.end,
+            self._tables(context),
             self.scale,
         )
 

@@ -7,7 +7,8 @@ shard of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,9 @@ from mygpt import kernels
 from mygpt.model.attention import Attention
 from mygpt.model.config import Config, Residual
 from mygpt.model.forward_context import ContextBuilder, ForwardContext, ForwardOptions, Step
-from mygpt.model.fused_block import FusedBlock, fuse
 from mygpt.model.kv_cache import KVCache, LayerCache
 from mygpt.model.latent_attention import LatentAttention
-from mygpt.model.linear import Embedding, Linear, linear
+from mygpt.model.linear import Embedding, Linear
 from mygpt.model.mlp import MLP, make_gated_mlp
 from mygpt.model.moe import MoE
 from mygpt.model.norm import make_norm
@@ -67,6 +67,8 @@ class GPT(nn.Module):
 
     def step(self, ids: Tensor, cache: KVCache | None, options: ForwardOptions) -> Step:
         """What a context builder is told of a forward pass."""
+        if unknown := options.keys() - ForwardOptions.__annotations__.keys():
+            raise TypeError(f"a forward pass has no option {min(unknown)!r}")
         cached = cache.lengths if cache else [0] * len(ids)
         n_new = ids.shape[1]
         return Step(
@@ -100,7 +102,7 @@ class GPT(nn.Module):
         if indices is not None:
             x = x[:, 0] if x.shape[1] == 1 else x[torch.arange(len(x)), indices]
         x = self.norm(x)
-        logits: Tensor = linear(x, self.embed.weight) if self.head is None else self.head(x)
+        logits: Tensor = kernels.linear(x, self.embed.weight) if self.head is None else self.head(x)
         if self.config.logits_scale != 1:
             logits = logits * self.config.logits_scale
         if (cap := self.config.logits_softcap) is not None:
@@ -136,25 +138,27 @@ class Block(nn.Module):
         self.mlp_norm = make_norm(config)
         self.mlp = make_mlp(config, index)
         self.scale = config.residual_scale
-        self.fused: FusedBlock | None = None
+        # All of it in one call, where `fuse_blocks` found a kernel; None of the call: the kernel does not take such x.
+        self.fused: Callable[[Tensor, ForwardContext, LayerCache], Tensor | None] | None = None
 
     def forward(self, x: Tensor, context: ForwardContext, cache: LayerCache | None) -> Tensor:
         """x (B, T, C) to the same shape."""
-        if cache is not None and (fused := self._fused(x, cache)) is not None:
-            return fused(x, context, cache)
+        if self.fused is not None and cache is not None:
+            y = self.fused(x, context, cache)
+            if y is not None:
+                return y
         x = torch.add(x, self.attention(self.attention_norm(x), context, cache), alpha=self.scale)
         return torch.add(x, self.mlp(self.mlp_norm(x)), alpha=self.scale)
 
-    def _fused(self, x: Tensor, cache: LayerCache) -> FusedBlock | None:
-        """All of it in one call, where there is a kernel for it."""
-        # Another class is FSDP's, whose weights come and go.
-        if type(self) is not Block or type(self.attention) is not Attention:
-            return None
-        if not kernels.fits_block(x, cache.keys, self.attention.window):
-            return None
-        if self.fused is None or not self.fused.is_current():
-            self.fused = fuse((self.attention_norm, self.mlp_norm), self.attention, self.mlp, self.scale, x)
-        return self.fused
+    # The kernel holds the weights' addresses: weights that were moved, cast or copied need another one.
+
+    def _apply(self, *arguments: Any, **options: Any) -> Block:
+        self.fused = None
+        moved: Block = super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "fused": None}  # type: ignore[no-untyped-call]
 
 
 class ParallelBlock(nn.Module):

@@ -5,30 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-
-# Up to this many rows a bfloat16 product on the CPU is bound by reading the weights, and oneDNN reads them 1.2 to
-# 1.5 times as fast where they stand first (benchmarks/linear.py). In float32 that would be slower.
-FEW_ROWS = 16
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (…, in) times weight (out, in), transposed, plus bias (out,)."""
-    if kernels.fits_linear(x, weight):
-        return kernels.linear(x, weight, bias)
-    if kernels.fits_tiles(x, weight):
-        return kernels.multiply_many(x, kernels.matrix(weight, bias))
-    rows = x.numel() // x.shape[-1]
-    if x.dtype is not torch.bfloat16 or x.device.type != "cpu" or rows > FEW_ROWS:
-        return F.linear(x, weight, bias)
-    flat = x.reshape(rows, -1)
-    y = torch.mv(weight, flat[0]) if rows == 1 else torch.mm(weight, flat.t()).t()
-    if bias is not None:
-        y = y + bias
-    return y.reshape(*x.shape[:-1], -1)
 
 
 class Embedding(nn.Embedding):
@@ -39,7 +18,10 @@ class Embedding(nn.Embedding):
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by the faster kernel for few rows, filled from a file alone."""
+    """`nn.Linear` by a kernel where there is one, filled from a file alone.
+
+    A subclass that multiplies otherwise overrides `forward`, `kernel_matrix` and `plain` (`kernels.jobs.Multiplier`).
+    """
 
     def reset_parameters(self) -> None:
         """Nothing: see `Embedding`."""
@@ -49,17 +31,17 @@ class Linear(nn.Linear):
         """Where the matrix is."""
         return self.weight.device
 
-    def kernel_matrix(self, x: Tensor) -> kernels.Matrix | None:
-        """What kernels are told of the matrix and the bias; None where they do not take it with such an x."""
-        return kernels.matrix(self.weight, self.bias) if kernels.fits_linear(x, self.weight) else None
+    def kernel_matrix(self) -> kernels.Matrix | None:
+        """What kernels are told of the matrix and the bias; None where they do not take it."""
+        return kernels.dense_matrix(self.weight, self.bias)
 
-    def tile_matrix(self, x: Tensor) -> kernels.Matrix | None:
-        """The same of `kernels.multiply_many`, which is for many rows."""
-        return kernels.matrix(self.weight, self.bias) if kernels.fits_tiles(x, self.weight) else None
+    def plain(self, x: Tensor) -> Tensor:
+        """`forward` in plain PyTorch."""
+        return kernels.plain.linear(x, self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) to (…, out)."""
-        return linear(x, self.weight, self.bias)
+        return kernels.multiply(x, self)
 
 
 class FusedLinear(Linear):

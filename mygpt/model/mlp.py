@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.model.config import Activation, ClampedSwiGLU, Config
+from mygpt.model.config import ClampedSwiGLU, Config
 from mygpt.model.linear import FusedLinear, Linear
 
 
@@ -20,26 +17,12 @@ class GatedMLP(nn.Module):
         width = width or config.intermediate_size
         self.gate_up = FusedLinear(config.hidden_size, {"gate": width, "up": width}, bias=config.mlp_bias)
         self.down = Linear(width, config.hidden_size, bias=config.mlp_bias)
-        self.activation_name = config.activation
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape."""
-        y: Tensor = self.down(self._hidden(x))
+        y: Tensor = self.down(kernels.gated_linear(x, self.gate_up, self.activation))
         return y
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        gate_up = self.gate_up
-        if type(gate_up) is FusedLinear and kernels.fits_gated(x, gate_up.weight, self.activation_name):
-            return kernels.gated_linear(x, gate_up.weight, gate_up.bias, self.activation_name)
-        known = self.activation_name in kernels.ACTIVATIONS
-        if known and (matrix := gate_up.tile_matrix(x)) is not None:
-            return kernels.multiply_many(x, matrix, self.activation_name)
-        both = gate_up(x)
-        if known and kernels.fits_many(both):
-            return kernels.gate(both, self.activation_name)
-        gate, up = gate_up.split(both)
-        return self.activation(gate) * up
 
 
 class ClampedGatedMLP(GatedMLP):
@@ -71,22 +54,9 @@ class MLP(nn.Module):
         super().__init__()
         self.up = Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = kernels.plain.ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape."""
         y: Tensor = self.down(self.activation(self.up(x)))
         return y
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation."""
-    return F.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": gelu_tanh,
-    "relu": F.relu,
-}

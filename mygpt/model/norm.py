@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
@@ -12,24 +11,19 @@ from mygpt.model.config import Config, Norm
 
 
 class RMSNorm(nn.RMSNorm):
-    """`nn.RMSNorm` by the faster kernel for few rows."""
+    """`nn.RMSNorm`, by a kernel where there is one."""
+
+    offset = 0.0  # added to the weight
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, C) to the same shape."""
-        if kernels.fits_norm(x, self.weight):
-            return kernels.rms_norm(x, self.weight, self.eps or 0.0)
-        return super().forward(x)
+        return kernels.rms_norm(x, self.weight, self.eps or 0.0, self.offset)
 
 
-class OnePlusRMSNorm(nn.RMSNorm):
+class OnePlusRMSNorm(RMSNorm):
     """Gemma's: multiplies by 1 + weight, all in float32 until the end."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, C) to the same shape."""
-        if kernels.fits_norm(x, self.weight):
-            return kernels.rms_norm(x, self.weight, self.eps or 0.0, offset=1)
-        normed = F.rms_norm(x.float(), self.normalized_shape, eps=self.eps)
-        return (normed * (1 + self.weight.float())).type_as(x)
+    offset = 1.0
 
 
 def layer_norm_without_bias(width: int, eps: float) -> nn.LayerNorm:

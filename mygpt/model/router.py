@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mygpt import kernels
 from mygpt.model.config import Config, MoEConfig, RouterType
-from mygpt.model.linear import Linear, linear
+from mygpt.model.linear import Linear
 
 
 class SoftmaxRouter(Linear):
@@ -68,7 +69,7 @@ class SigmoidRouter(SoftmaxRouter):
 
 def _float32_logits(router: Linear, tokens: Tensor) -> Tensor:
     """(N, E) in float32: rounding could change the order of close scores."""
-    return linear(tokens.float(), router.weight.float())
+    return kernels.linear(tokens.float(), router.weight.float())
 
 
 def _keep_top_groups(scores: Tensor, group_scores: Tensor, moe: MoEConfig) -> Tensor:

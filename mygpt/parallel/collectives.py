@@ -12,22 +12,22 @@ from mygpt import kernels
 class Collectives:
     """All ranks call the same methods, in the same order, with tensors of the same shapes."""
 
-    def __init__(self, team: kernels.Team | None = None) -> None:
-        """`team` is where the ranks share a machine's memory: a sum there takes a tenth of the time of gloo's."""
-        self.team = team
+    def __init__(self, group: kernels.SharedMemoryGroup | None = None) -> None:
+        """`group` is where the ranks share a machine's memory: a sum there takes a tenth of the time of gloo's."""
+        self.group = group
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of the ranks' x, on each of them."""
-        if self.team is not None and kernels.fits_many(x):
-            return self.team.all_reduce(x)
+        if self.group is not None and self.group.takes(x):
+            return self.group.all_reduce(x)
         x = x.contiguous()
         dist.all_reduce(x)
         return x
 
     def gather(self, x: Tensor) -> list[Tensor]:
         """The ranks' x, on rank 0; the others get none."""
-        if self.team is not None and kernels.fits_many(x):
-            gathered = self.team.gather(x)
+        if self.group is not None and self.group.takes(x):
+            gathered = self.group.gather(x)
             return [] if gathered is None else list(gathered)
         x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())] if dist.get_rank() == 0 else []
@@ -44,18 +44,3 @@ class AddUp:
     def __call__(self, module: nn.Module, arguments: object, output: Tensor) -> Tensor:
         """The sum, of the same shape."""
         return self.collectives.all_reduce(output)
-
-
-def team_of(*modules: nn.Module) -> kernels.Team | None:
-    """The team by which the modules' outputs are added up; None where nothing is.
-
-    Raises:
-        LookupError: they are hooked otherwise.
-    """
-    hooks = [hook for module in modules for hook in module._forward_hooks.values()]
-    if not hooks:
-        return None
-    teams = [hook.collectives.team for hook in hooks if isinstance(hook, AddUp)]
-    if len(teams) < len(hooks) or len(hooks) < len(modules) or teams[0] is None or len({*map(id, teams)}) > 1:
-        raise LookupError("not by a team")
-    return teams[0]

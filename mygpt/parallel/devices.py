@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mygpt import kernels
 from mygpt.checkpoint.fill import Transform, Weight
 from mygpt.errors import InputError
 
@@ -116,7 +117,7 @@ def pick_precision(
         return "bf16-true"
     small = sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
     # Without AVX512-BF16 or AMX a CPU converts each weight to float32 first, which is slower than float32.
-    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    native = kernels.allows("avx512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bf16-true" if native and not small else "32-true"
 
 

@@ -99,22 +99,22 @@ def launch(accelerator: str, devices: int, num_nodes: int) -> RankGroup:
     )
 
 
-def make_team(ranks: RankGroup) -> kernels.Team | None:
+def make_shared_memory_group(ranks: RankGroup) -> kernels.SharedMemoryGroup | None:
     """Memory that the ranks share for their sums; None, on all of them, where one of them cannot have it."""
     if not ranks.one_machine or ranks.device.type != "cpu":
         return None
-    own = _shared_file(kernels.team_bytes(ranks.world_size)) if ranks.rank == 0 else -1
+    own = _shared_file(kernels.SharedMemoryGroup.nbytes(ranks.world_size)) if ranks.rank == 0 else -1
     where = torch.tensor([os.getpid(), own])
     dist.broadcast(where, 0, group=ranks.control)
     process, number = where.tolist()
     file = -1
     with suppress(OSError):
-        if number >= 0 and kernels.library() is not None:
+        if number >= 0 and kernels.prepare():
             file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR)
     all_have = torch.tensor(int(file >= 0))
     dist.all_reduce(all_have, dist.ReduceOp.PRODUCT, group=ranks.control)
     try:
-        return kernels.Team(ranks.rank, ranks.world_size, file) if all_have else None
+        return kernels.SharedMemoryGroup(ranks.rank, ranks.world_size, file) if all_have else None
     finally:
         for opened in (own, file):
             if opened >= 0:

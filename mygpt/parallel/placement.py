@@ -14,7 +14,7 @@ from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.collectives import Collectives
 from mygpt.parallel.devices import free_bytes, mover, pick_devices
-from mygpt.parallel.launch import RankGroup, launch, make_team
+from mygpt.parallel.launch import RankGroup, launch, make_shared_memory_group
 from mygpt.parallel.sequential import USABLE, SequentialGPT, partition
 from mygpt.parallel.tensor import ModelShard, check_divisible, device_counts
 
@@ -55,7 +55,7 @@ class Placement:
             return
         put = put_whole
         if self.ranks is not None and self.strategy == "tensor":
-            collectives = Collectives(make_team(self.ranks))
+            collectives = Collectives(make_shared_memory_group(self.ranks))
             shard = ModelShard(model, self.ranks.rank, self.ranks.world_size, collectives)
             tensors = shard.shard_weights(tensors)
         elif self.ranks is not None:

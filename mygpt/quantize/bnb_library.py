@@ -19,6 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mygpt import kernels
 from mygpt.errors import InputError
 
 _ADVICE = "pip install 'bitsandbytes>=0.50'"
@@ -74,9 +75,10 @@ def cpu_library() -> ctypes.CDLL:
         raise InputError(f"bitsandbytes has no library for this CPU ({error}); {_ADVICE}") from error
 
 
-@functools.cache
 def has_fast_cpu_kernel() -> bool:
     """Whether bitsandbytes has its product of 4-bit weights for this CPU, which takes AVX512-BF16."""
+    if not kernels.allows("avx512"):
+        return False
     try:
         detect = cpu_library().has_avx512bf16_cpu
     except AttributeError:  # built for another kind of CPU
@@ -85,13 +87,11 @@ def has_fast_cpu_kernel() -> bool:
     return bool(detect())
 
 
-@functools.cache
 def levels(quant_type: str) -> Tensor:
     """What each code of a 4-bit type stands for, (16,) float32."""
     return torch.tensor(_LEVELS[quant_type])
 
 
-@functools.cache
 def nested_levels() -> Tensor:
     """The levels of scales in 8 bits, (256,) float32, in order (arXiv:2110.02861, section 1.3).
 

@@ -57,22 +57,21 @@ class QuantizedLinear(FusedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) to (…, out)."""
+        return kernels.multiply(x, self)
+
+    def kernel_matrix(self) -> kernels.Matrix | None:
+        """As of `Linear`: of one product, bias and all."""
+        products: list[Product] = list(self.products)  # type: ignore[arg-type]
+        return products[0].kernel_matrix(self.bias) if len(products) == 1 else None
+
+    def plain(self, x: Tensor) -> Tensor:
+        """As of `Linear`: product by product, which may each have a kernel."""
         products: list[Product] = list(self.products)  # type: ignore[arg-type]
         if len(products) == 1:
             y = products[0].multiply(x)
         else:
             y = torch.cat([product.multiply(x) for product in products], dim=-1)
         return y if self.bias is None else y + self.bias
-
-    def kernel_matrix(self, x: Tensor) -> kernels.Matrix | None:
-        """As of `Linear`: of one product that has a kernel of ours."""
-        products: list[Product] = list(self.products)  # type: ignore[arg-type]
-        return products[0].kernel_matrix(x, self.bias) if len(products) == 1 else None
-
-    def tile_matrix(self, x: Tensor) -> kernels.Matrix | None:
-        """As of `Linear`: of one product that has a kernel of ours for many rows."""
-        products: list[Product] = list(self.products)  # type: ignore[arg-type]
-        return products[0].tile_matrix(x, self.bias) if len(products) == 1 else None
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.model.linear import linear
 from mygpt.quantize.bnb_library import (
     bitsandbytes,
     cpu_library,
@@ -42,16 +41,16 @@ class Product(nn.Module):
         return next(self.buffers()).device
 
     def multiply(self, x: Tensor) -> Tensor:
-        """x (…, K) to (…, N)."""
+        """x (…, K) to (…, N), by a kernel of ours where there is one."""
+        return kernels.multiply(x, self)
+
+    def kernel_matrix(self, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """What `mygpt.kernels` are told of the matrix; None where they do not take it."""
+        return None
+
+    def plain(self, x: Tensor) -> Tensor:
+        """`multiply` without kernels of ours."""
         raise NotImplementedError
-
-    def kernel_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
-        """What `mygpt.kernels` are told of the matrix; None where they do not take it with such an x, or are slower."""
-        return None
-
-    def tile_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
-        """The same of `kernels.multiply_many`."""
-        return None
 
 
 class PlainProduct(Product):
@@ -63,9 +62,13 @@ class PlainProduct(Product):
         self.weight: Tensor
         self.nbytes = weight.nbytes
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def kernel_matrix(self, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """Of the same dtype as x."""
+        return kernels.dense_matrix(self.weight, bias)
+
+    def plain(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
-        return linear(x, self.weight)
+        return kernels.plain.linear(x, self.weight)
 
 
 class DequantizedProduct(Product):
@@ -81,9 +84,9 @@ class DequantizedProduct(Product):
         """Where the matrix is."""
         return self.matrix.device
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def plain(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
-        return linear(x, self.matrix.dequantize(x.dtype))
+        return kernels.linear(x, self.matrix.dequantize(x.dtype))
 
 
 def plain_product(part: Tensor | PackedMatrix) -> Product:
@@ -112,7 +115,7 @@ class FourBitProduct(Product):
         if self.rows.is_cuda:
             bitsandbytes()
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def plain(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
         if not x.is_cuda and not torch.compiler.is_compiling():
             return F.linear(x, self._dequantized(x.dtype))
@@ -156,38 +159,22 @@ class FastFourBitProduct(Product):
         shaped = matrix.shape[0] % _ROW_GROUP == 0 and matrix.whole_rows and matrix.block_size == BLOCK_SIZE
         return shaped and has_fast_cpu_kernel()
 
-    def kernel_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
-        """Of at most as many rows of x as the kernels take, of which they are twice as fast as bitsandbytes'."""
-        whole = self.shape[0] % (2 * _ROW_GROUP) == 0  # also of a gate above its other half
-        fits = (
-            whole
-            and x.dtype is torch.bfloat16
-            and _has_few_rows(x, kernels.MAX_ROWS)
-            and kernels.has_fourbit()
-        )
-        return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias) if fits else None
+    def kernel_matrix(self, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """For x in bfloat16: with few rows twice as fast as bitsandbytes' kernel."""
+        return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias)
 
-    def tile_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
-        """Of bfloat16."""
-        fits = self.shape[0] % (2 * _ROW_GROUP) == 0 and kernels.fits_tiles(x)
-        return kernels.fourbit_matrix(self.rows, self.absmax, self.levels, bias) if fits else None
-
-    def multiply(self, x: Tensor) -> Tensor:
+    def plain(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
-        if (matrix := self.kernel_matrix(x)) is not None:
-            return kernels.multiply(x, matrix)
         n, k = self.shape
         flat = x.reshape(-1, k).bfloat16()
-        # of few rows of float32 bitsandbytes' kernel loses less: it does not round the weights
-        if kernels.fits_tiles(flat) and (len(flat) >= MANY_ROWS or x.dtype is flat.dtype):
-            matrix = kernels.fourbit_matrix(self.rows, self.absmax, self.levels)
-            return kernels.multiply_many(flat, matrix).view(*x.shape[:-1], n).to(x.dtype)
         if torch.compiler.is_compiling():
             y: Tensor = torch.ops.bitsandbytes.gemv_4bit.default(
                 flat, self.rows, self.shape, self._absmax_by_columns(), self.levels, BLOCK_SIZE
             )
-        elif len(flat) < MANY_ROWS:
+        elif len(flat) < MANY_ROWS:  # of float32 this loses less than ours, which rounds the weights
             y = self.by_bitsandbytes(flat)
+        elif x.dtype is not flat.dtype:
+            y = self.multiply(flat)
         else:
             y = F.linear(flat, self.dequantized())
         return y.view(*x.shape[:-1], n).to(x.dtype)
@@ -253,24 +240,14 @@ class EightBitProduct(Product):
         self.absmax: Tensor
         self.nbytes = self.rows.nbytes + self.absmax.nbytes
 
-    def kernel_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
-        """Of at most as many rows of x as the kernels take."""
-        fits = x.dtype is self.absmax.dtype and _has_few_rows(x, kernels.MAX_ROWS)
-        return kernels.int8_matrix(self.rows, self.absmax, bias) if fits else None
+    def kernel_matrix(self, bias: Tensor | None = None) -> kernels.Matrix | None:
+        """For x of the dtype that the layer was made for."""
+        return kernels.int8_matrix(self.rows, self.absmax, bias)
 
-    def tile_matrix(self, x: Tensor, bias: Tensor | None = None) -> kernels.Matrix | None:
-        """Of bfloat16."""
-        fits = x.dtype is self.absmax.dtype and kernels.fits_tiles(x)
-        return kernels.int8_matrix(self.rows, self.absmax, bias) if fits else None
-
-    def multiply(self, x: Tensor) -> Tensor:
+    def plain(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
         if x.is_cuda:
             return self._llm_int8(x)
-        if (matrix := self.kernel_matrix(x)) is not None:
-            return kernels.multiply(x, matrix)
-        if (matrix := self.tile_matrix(x)) is not None:
-            return kernels.multiply_many(x, matrix)
         flat = x.reshape(-1, x.shape[-1])
         if len(flat) < MANY_ROWS and flat.shape[1] % _ALIGNMENT == 0:
             y = torch._weight_int8pack_mm(flat, self.rows, self.absmax)
@@ -284,10 +261,6 @@ class EightBitProduct(Product):
         state.CB, state.SCB, state.has_fp16_weights, state.is_training = self.rows, self.absmax, False, False
         y: Tensor = library.matmul(x, self.rows, state=state, threshold=_OUTLIER)
         return y
-
-
-def _has_few_rows(x: Tensor, most: int) -> bool:
-    return kernels.fits(x) and x.numel() <= most * x.shape[-1]
 
 
 def make_products(parts: Sequence[Tensor | BnbMatrix], dtype: torch.dtype) -> list[Product]:

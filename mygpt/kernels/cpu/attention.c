@@ -1,9 +1,7 @@
 // Attention of one new token of each sequence over its cache. Called by every thread of a team.
-#include "vectors.h"
+#include "kernels.h"
 
 #define CHUNK 128     // slots that one thread works through: keys and values of as many stay in its cache
-#define MAX_DIM 256   // of a head
-#define MAX_GROUP 64  // query heads to a key head
 #define MAX_TILE 16   // sums that the registers hold beside what is added to them
 
 // Fetch what will be read next: the processor, which sees keys and values by turns, would wait for both.
@@ -36,13 +34,20 @@ INLINE void score_tile(const int type, const int J, const int G, const long dim,
     for (int g = 0; g < G; g++) memcpy(s + g * CHUNK, (float *)&sums + g * J, J * sizeof(float));
 }
 
-// Scores of `count` keys, (count, dim), for the queries of a group (group, dim). Each key is read for four of them.
-INLINE void score(const int type, const long dim, const void *q, long group, const void *keys, const void *values,
-                  long count, float *s) {
+// A chunk of the cache: keys and values (count, dim), and what is read after them.
+typedef struct {
+    const void *keys, *values, *next;
+    long count;
+} Slots;
+
+// Scores of a chunk's keys for the queries of a group (group, dim). Each key is read for four of them.
+INLINE void score(const int type, const long dim, const void *q, long group, Slots slots, float *s) {
+    const void *keys = slots.keys;
+    const long count = slots.count;
     long j = 0;
     for (; j + LANES <= count; j += LANES) {
         long g = 0;
-        fetch(type, at(values, type, j * dim), LANES * dim);
+        fetch(type, at(slots.values, type, j * dim), LANES * dim);
         for (; g + 4 <= group; g += 4)
             for (long i = j; i < j + LANES; i += 4)
                 score_tile(type, 4, 4, dim, at(q, type, g * dim), at(keys, type, i * dim), s + g * CHUNK + i);
@@ -77,13 +82,14 @@ static float soften(float *s, long count, float *max) {
     return sum(total);
 }
 
-// y (G, with a stride) = the sums of weights (G, CHUNK) times values (count, dim), `width` <= dim numbers of each.
-INLINE void mix(const int type, const int G, const long width, long dim, const float *weights, const void *values,
-                const void *next, long count, float *y, long stride) {
+// y (G, with a stride) = the sums of weights (G, CHUNK) times a chunk's values, `width` numbers of each, from `from` on.
+INLINE void mix(const int type, const int G, const long width, long dim, const float *weights, Slots slots, long from,
+                float *y, long stride) {
+    const void *values = at(slots.values, type, from), *next = at(slots.next, type, from);
     const long n = width / LANES;
     vec total[MAX_TILE];
     for (long i = 0; i < G * n; i++) total[i] = splat(0);
-    for (long j = 0; j < count; j++) {
+    for (long j = 0; j < slots.count; j++) {
         fetch(type, at(next, type, j * dim), width);
         for (long d = 0; d < n; d++) {
             vec v = load(type, values, j * dim + d * LANES);
@@ -91,43 +97,42 @@ INLINE void mix(const int type, const int G, const long width, long dim, const f
         }
     }
     for (int g = 0; g < G; g++)
-        for (long d = 0; d < n; d++) store(F32, y, g * stride + d * LANES, total[g * n + d]);
+        for (long d = 0; d < n; d++) store(F32, y, g * stride + from + d * LANES, total[g * n + d]);
 }
 
 // The same of a whole group: each value is read for four heads, and as many of its numbers as registers hold.
-INLINE void mix_group(const int type, const long dim, const float *weights, long group, const void *values,
-                      const void *next, long count, float *y, long stride) {
+INLINE void mix_group(const int type, const long dim, const float *weights, long group, Slots slots, float *y,
+                      long stride) {
     long g = 0;
     for (; g + 4 <= group; g += 4)
         for (long d = 0, n; d < dim; d += n) {
             const float *w = weights + g * CHUNK;
-            const void *from = at(values, type, d), *then = at(next, type, d);
             n = dim - d >= 64 ? 64 : LANES;
-            if (n == 64) mix(type, 4, 64, dim, w, from, then, count, y + g * stride + d, stride);
-            else mix(type, 4, LANES, dim, w, from, then, count, y + g * stride + d, stride);
+            if (n == 64) mix(type, 4, 64, dim, w, slots, d, y + g * stride, stride);
+            else mix(type, 4, LANES, dim, w, slots, d, y + g * stride, stride);
         }
-    for (; g < group; g++) mix(type, 1, dim, dim, weights + g * CHUNK, values, next, count, y + g * stride, stride);
+    for (; g < group; g++) mix(type, 1, dim, dim, weights + g * CHUNK, slots, 0, y + g * stride, stride);
 }
 
-// A group of query heads over `count` slots: parts (group, with a stride), each the scores' max, sum, then y (dim).
-INLINE void chunk(const int type, const long dim, const void *q, long group, const void *keys, const void *values,
-                  long count, float scale, float *parts, long stride) {
+// A group of query heads over a chunk: parts (group, with a stride), each the scores' max, sum, then y (dim).
+INLINE void chunk(const int type, const long dim, const void *q, long group, Slots slots, float scale, float *parts,
+                  long stride) {
     float s[MAX_GROUP * CHUNK];
-    score(type, dim, q, group, keys, values, count, s);
+    score(type, dim, q, group, slots, s);
     for (long g = 0; g < group; g++) {
         float *weights = s + g * CHUNK, *part = parts + g * stride;
-        for (long j = 0; j < count; j++) weights[j] *= scale;
-        part[1] = soften(weights, count, part);
+        for (long j = 0; j < slots.count; j++) weights[j] *= scale;
+        part[1] = soften(weights, slots.count, part);
     }
-    mix_group(type, dim, s, group, values, at(keys, type, CHUNK * dim), count, parts + 2, stride);
+    mix_group(type, dim, s, group, slots, parts + 2, stride);
 }
 
-long attention_scratch(const Attention *a) {
+long attention_scratch(const AttentionArgs *a) {
     long chunks = (a->seen + CHUNK - 1) / CHUNK;
-    return a->batch * a->heads * (a->dim + chunks * (a->dim + 2));
+    return a->batch * a->heads * (a->dim + chunks * (a->dim + 2)) * sizeof(float);
 }
 
-void attention(const Attention *a, float *scratch) {
+void attention(const AttentionArgs *a, float *scratch) {
     const long dim = a->dim, group = a->heads / a->kv_heads, chunks = (a->seen + CHUNK - 1) / CHUNK;
     float *parts = scratch + a->batch * a->heads * dim; // of each chunk: max, sum, then dim numbers
     char *q = (char *)scratch;
@@ -154,16 +159,16 @@ void attention(const Attention *a, float *scratch) {
         long count = held - first < CHUNK ? held - first : CHUNK;
         if (count <= 0) continue;
         long offset = b * a->sequence_stride + k * a->head_stride + first * dim, head = b * a->heads + k * group;
-        const void *keys = at(a->keys, type, offset), *values = at(a->values, type, offset);
+        const void *keys = at(a->keys, type, offset);
+        const Slots slots = {keys, at(a->values, type, offset), at(keys, type, CHUNK * dim), count};
         float *own = parts + (head * chunks + nth) * (dim + 2);
         const long stride = chunks * (dim + 2);
         const void *queries = at(q, type, head * dim);
         // The usual sizes as constants: what is summed then stays in registers.
-        if (type == BF16 && dim == 64) chunk(BF16, 64, queries, group, keys, values, count, a->scale, own, stride);
-        else if (type == BF16 && dim == 128)
-            chunk(BF16, 128, queries, group, keys, values, count, a->scale, own, stride);
-        else if (type == F32 && dim == 64) chunk(F32, 64, queries, group, keys, values, count, a->scale, own, stride);
-        else chunk(type, dim, queries, group, keys, values, count, a->scale, own, stride);
+        if (type == BF16 && dim == 64) chunk(BF16, 64, queries, group, slots, a->scale, own, stride);
+        else if (type == BF16 && dim == 128) chunk(BF16, 128, queries, group, slots, a->scale, own, stride);
+        else if (type == F32 && dim == 64) chunk(F32, 64, queries, group, slots, a->scale, own, stride);
+        else chunk(type, dim, queries, group, slots, a->scale, own, stride);
     }
 #pragma omp for
     for (long i = 0; i < a->batch * a->heads; i++) {

@@ -1,13 +1,11 @@
-"""Compiles the kernels at their first use, and finds them compiled ever after.
+"""Compiles the kernels of a level at their first use, and finds them compiled ever after.
 
-The library lies in $MYGPT_KERNELS, or in `kernels` under mygpt's cache folder, named by all that it depends on:
-sources, flags, processor and torch's version. Whatever goes wrong means no kernels, never an error.
+A library lies in the folder $MYGPT_KERNELS, or in `kernels` under mygpt's cache folder. It is named by all that it
+depends on: sources, flags, processor and torch's version.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import hashlib
 import logging
 import os
@@ -17,49 +15,62 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from mygpt.kernels.cpu import isa
 from mygpt.paths import cache_folder
 
 _SOURCES = Path(__file__).parent
-_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]
+_FLAGS = ["-O3", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]
+_HELD = {  # of the levels below a machine's best
+    "avx2": ["-march=haswell", "-mtune=native"],
+    "avx512": ["-march=native", "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"],
+}
 _log = logging.getLogger(__name__)
+_Loaded = TypeVar("_Loaded")
 
 
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they are turned off (MYGPT_KERNELS=0) or cannot be had."""
-    if os.environ.get("MYGPT_KERNELS") == "0" or sys.platform != "linux":
-        return None
+class NoKernelsError(Exception):
+    """There are no kernels; the message is the reason in a few words."""
+
+
+def build(level: str, load: Callable[[Path], _Loaded]) -> _Loaded:
+    """What `load` makes of the library of a level, which is compiled where it is not yet, or cannot be loaded.
+
+    Raises:
+        NoKernelsError: it cannot be had.
+    """
+    if sys.platform != "linux":
+        raise NoKernelsError("not Linux")
+    compiler, openmp = _compiler(), _torch_openmp()
+    flags = [
+        *_FLAGS,
+        *(["-march=native"] if level in ("native", *isa.machine_levels()[-1:]) else _HELD[level]),
+    ]
     try:
-        return _load()
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        _log.debug("no kernels: %s", error)
-        return None
-
-
-def _load() -> ctypes.CDLL:
-    openmp = _torch_openmp()
-    compiler = _compiler()
-    path = _folder() / f"{_key(compiler, openmp)}.so"
-    if path.is_file():
-        try:
-            return _checked(path)
-        except (OSError, AttributeError):
-            path.unlink(missing_ok=True)  # half a disk, another glibc: made anew
-    _compile(compiler, openmp, path)
-    return _checked(path)
+        path = _folder() / f"{_key(compiler, flags, openmp)}.so"
+        if path.is_file():
+            try:
+                return load(path)
+            except (OSError, AttributeError):
+                path.unlink(missing_ok=True)  # half a disk, another glibc: made anew
+        _compile(compiler, flags, openmp, path)
+        return load(path)
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        raise NoKernelsError(str(error)) from error
 
 
 def _torch_openmp() -> Path:
     """The OpenMP that torch has loaded: threads of a second one would spin against the first's."""
     package = Path(torch.__file__).parent
-    places = [*package.glob("lib/libgomp*.so*"), *package.parent.glob("torch.libs/libgomp*.so*")]
-    if not places:
-        raise OSError("torch brings no libgomp")
-    return places[0]
+    found = [*package.glob("lib/libgomp*.so*"), *package.parent.glob("torch.libs/libgomp*.so*")]
+    if not found:
+        raise NoKernelsError("torch brings no libgomp")
+    return found[0]
 
 
 def _compiler() -> list[str]:
@@ -67,7 +78,7 @@ def _compiler() -> list[str]:
         words = shlex.split(command) if command else []
         if words and shutil.which(words[0]):
             return words
-    raise OSError("there is no C compiler")
+    raise NoKernelsError("no C compiler")
 
 
 def _folder() -> Path:
@@ -76,17 +87,14 @@ def _folder() -> Path:
     return cache_folder() / "kernels"
 
 
-def _key(compiler: list[str], openmp: Path) -> str:
-    info = Path("/proc/cpuinfo")
-    names = ("model name", "flags", "Features", "CPU part")  # of x86 and of ARM
-    lines = info.read_text().split("\n\n")[0].splitlines() if info.is_file() else []
-    processor = [line for line in lines if line.startswith(names)] or [platform.processor()]
-    parts = [*processor, platform.machine(), *_FLAGS, *compiler, str(openmp), torch.__version__]
+def _key(compiler: list[str], flags: list[str], openmp: Path) -> str:
+    processor = isa.processor() or [platform.processor()]
+    parts = [*processor, platform.machine(), *flags, *compiler, str(openmp), torch.__version__]
     contents = [path.read_bytes() for path in sorted(_SOURCES.glob("*.[ch]"))]
     return hashlib.sha256(b"\0".join([*map(str.encode, parts), *contents])).hexdigest()[:16]
 
 
-def _compile(compiler: list[str], openmp: Path, path: Path) -> None:
+def _compile(compiler: list[str], flags: list[str], openmp: Path, path: Path) -> None:
     """A few seconds. Processes that do it at the same time each rename a whole file into place."""
     if sys.stderr.isatty():  # where a program reads it, an error is the only line
         print("compiling mygpt's kernels for this processor, once", file=sys.stderr)
@@ -95,7 +103,7 @@ def _compile(compiler: list[str], openmp: Path, path: Path) -> None:
         made = Path(scratch, path.name)
         sources = sorted(_SOURCES.glob("*.c"))
         # the library by its path, not -lgomp: it may bear another name; all its symbols must be found
-        command = [*compiler, "-Wl,--as-needed", *_FLAGS, *sources, "-o", made, openmp, "-lm", "-Wl,-z,defs"]
+        command = [*compiler, "-Wl,--as-needed", *flags, *sources, "-o", made, openmp, "-lm", "-Wl,-z,defs"]
         done = subprocess.run(
             list(map(str, command)),
             capture_output=True,
@@ -105,23 +113,6 @@ def _compile(compiler: list[str], openmp: Path, path: Path) -> None:
             check=False,
         )
         if done.returncode:
-            raise OSError(f"{compiler[0]} failed: {done.stderr.strip()[-500:]}")
+            _log.debug("%s: %s", compiler[0], done.stderr.strip()[-500:])
+            raise NoKernelsError(f"{compiler[0]} failed")
         made.rename(path)
-
-
-def _checked(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    for name in (
-        "mygpt_norm",
-        "mygpt_linear",
-        "mygpt_gated",
-        "mygpt_attention",
-        "mygpt_attend_many",
-        "mygpt_block",
-        "mygpt_tiles",
-        "mygpt_gate",
-        "mygpt_team_sum",
-        "mygpt_team_gather",
-    ):
-        getattr(library, name).restype = None
-    return library

@@ -1,13 +1,13 @@
-// Products with weights of 4 bits as bitsandbytes lays them out for CPUs (see `mygpt.quantize.kernels`): groups of 32
+// Products with weights of 4 bits as bitsandbytes lays them out for CPUs (see `mygpt.quantize.matmul`): groups of 32
 // rows of weights, and of each pair of columns in turn 32 bytes, whose lower halves are the pairs of the group's rows
 // 0 to 15, and whose upper halves those of rows 16 to 31. A look-up makes sixteen pairs of numbers at once of either,
 // which one instruction multiplies with a pair of x.
 //
 // In whole numbers, for an instruction that multiplies pairs of bfloat16 takes 2.6 times as long. x loses what lies 2^-13
 // below the largest of its 64 neighbours, the table 2^-14: a tenth of what bfloat16 itself loses.
-#include "vectors.h"
+#include "kernels.h"
 
-#ifdef HAS_FOURBIT
+#if HAS_FOURBIT
 #define BLOCK 64   // columns to a scale, of the weights and of x
 #define MOST 4     // rows of x at a time: as many sums as the registers hold
 #define LEVEL 8191 // what 1 becomes in the table,

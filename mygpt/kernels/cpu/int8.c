@@ -1,7 +1,7 @@
 // Products of bfloat16 x with int8 weights in whole numbers: x becomes fixed point in three digits of 8 bits, of which an
 // instruction multiplies 64 at once, where as floats it would take three for each 16. Numbers of x down to the largest
 // times 2^-14 lose nothing by that, smaller ones what lies 2^-23 below the largest; and the sums are exact.
-#include "vectors.h"
+#include "kernels.h"
 
 #if defined __AVX512VNNI__ && defined __AVX512BW__
 #define DIGITS 3

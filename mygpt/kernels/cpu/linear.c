@@ -1,7 +1,6 @@
 // Products of a few rows with a weight matrix, read once, at the speed of memory. Called by every thread of a team.
-#include "vectors.h"
+#include "kernels.h"
 
-#define MAX_ROWS 16
 #define FOURBIT_TILE 32
 #define MOST 4 // rows of x at a time: TILE * MOST sums are what the registers hold
 #define TILE 4 // rows of weights at a time: as many streams from memory, and sums to keep the CPU busy
@@ -10,7 +9,7 @@
 INLINE void dots(const int wtype, const int xtype, const int R, const int N, const void *w, const void *x, long in,
                  float *sums) {
     const long size = size_of(wtype), line = 64 / size;
-    // Fetched ahead: the same place of the next R rows, or further along these where they are long.
+    // Fetched ahead: the same columns of the next R rows, or further along these where they are long.
     const long ahead = R * in * size <= 16384 ? R * in : 1024 / size;
     vec acc[TILE][MOST];
     for (int r = 0; r < R; r++)
@@ -47,26 +46,26 @@ INLINE void dots(const int wtype, const int xtype, const int R, const int N, con
 }
 
 // R rows of weights from row o on, N rows of x from row n on.
-INLINE void block(const int R, const int N, const Matrix *m, int xtype, const void *x, long o, long n, float *sums) {
-    const void *w = at(m->weight, m->type, o * m->in), *xs = at(x, xtype, n * m->in);
+INLINE void rows_dots(const int R, const int N, const Matrix *m, const void *x, long o, long n, float *sums) {
+    const void *w = at(m->weight, m->type, o * m->in), *xs = at(x, m->xtype, n * m->in);
     const long in = m->in;
     if (m->type == F32) dots(F32, F32, R, N, w, xs, in, sums);
     else if (m->type == BF16) dots(BF16, BF16, R, N, w, xs, in, sums);
-    else if (m->type == INT8 && xtype == BF16) dots(INT8, BF16, R, N, w, xs, in, sums);
+    else if (m->type == INT8 && m->xtype == BF16) dots(INT8, BF16, R, N, w, xs, in, sums);
     else dots(INT8, F32, R, N, w, xs, in, sums);
 }
 
 // result[r * rows + n], for `count` <= TILE rows of weights from o on and all rows of x.
-static void tile(const Matrix *m, int xtype, const void *x, long rows, long o, long count, float *result) {
+static void tile(const Matrix *m, const void *x, long rows, long o, long count, float *result) {
     float sums[TILE * MOST];
     for (long n = 0, step; n < rows; n += step) {
         long left = rows - n;
         step = count < TILE ? 1 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        if (step == 4) block(TILE, 4, m, xtype, x, o, n, sums);
-        else if (step == 2) block(TILE, 2, m, xtype, x, o, n, sums);
-        else if (count == TILE) block(TILE, 1, m, xtype, x, o, n, sums);
+        if (step == 4) rows_dots(TILE, 4, m, x, o, n, sums);
+        else if (step == 2) rows_dots(TILE, 2, m, x, o, n, sums);
+        else if (count == TILE) rows_dots(TILE, 1, m, x, o, n, sums);
         else
-            for (long r = 0; r < count; r++) block(1, 1, m, xtype, x, o + r, n, sums + r);
+            for (long r = 0; r < count; r++) rows_dots(1, 1, m, x, o + r, n, sums + r);
         for (long r = 0; r < count; r++)
             for (long j = 0; j < step; j++) result[r * rows + n + j] = sums[r * step + j];
     }
@@ -76,11 +75,11 @@ static void tile(const Matrix *m, int xtype, const void *x, long rows, long o, l
 INLINE long tile_rows(const Matrix *m) { return m->type == FOURBIT ? FOURBIT_TILE : TILE; }
 
 // The same for all types, with their scales and the bias, rounded as torch does. `packed` is from `prepare`.
-static void outputs(const Matrix *m, int xtype, const void *x, const void *packed, long rows, long o, long count,
-                    float *result) {
+static void outputs(const Matrix *m, const void *x, const void *packed, long rows, long o, long count, float *result) {
+    const int xtype = m->xtype;
     if (m->type == FOURBIT) fourbit_tile(m, packed, rows, o, result);
     else if (packed) int8_tile(m, packed, rows, o, count, result);
-    else tile(m, xtype, x, rows, o, count, result);
+    else tile(m, x, rows, o, count, result);
     for (long r = 0; r < count; r++)
         for (long n = 0; n < rows; n++) {
             float s = result[r * rows + n];
@@ -91,53 +90,52 @@ static void outputs(const Matrix *m, int xtype, const void *x, const void *packe
         }
 }
 
-static long packed_bytes(const Matrix *m, int xtype, long rows) {
+static long packed_bytes(const Matrix *m, long rows) {
     if (m->type == FOURBIT) return rows * fourbit_scratch(m->in);
-    return m->type == INT8 && xtype == BF16 ? rows * int8_scratch(m->in) : 0;
+    return m->type == INT8 && m->xtype == BF16 ? rows * int8_scratch(m->in) : 0;
 }
 
-long product_scratch(const Matrix *m, int xtype, long rows, int activation, int threads) {
-    const int tiles = tiles_are_best(m, xtype, rows);
-    return tiles ? tiles_scratch(m, rows, activation, threads) : packed_bytes(m, xtype, rows);
+long product_scratch(const Matrix *m, long rows, int activation, int threads) {
+    return tiles_are_best(m, rows) ? tiles_scratch(m, rows, activation, threads) : packed_bytes(m, rows);
 }
 
 // x as `int8_tile` or `fourbit_tile` takes it, in `packed`; NULL where x is taken as it is.
-static const void *prepare(const Matrix *m, int xtype, const void *x, long rows, void *packed) {
-    if (packed_bytes(m, xtype, rows) == 0) return NULL;
+static const void *prepare(const Matrix *m, const void *x, long rows, void *packed) {
+    if (packed_bytes(m, rows) == 0) return NULL;
     (m->type == FOURBIT ? fourbit_prepare : int8_prepare)(x, rows, m->in, packed);
     return packed;
 }
 
-// y = residual + alpha * y, n numbers, which the other threads of the team may still be writing.
-static void add_residual(int type, const void *residual, float alpha, long n, void *y) {
+// y = residual + scale * y, n numbers, which the other threads of the team may still be writing.
+static void add_residual(int type, const void *residual, float scale, long n, void *y) {
 #pragma omp barrier
 #pragma omp for
     for (long i = 0; i < n / LANES; i++)
-        store(type, y, i * LANES, load(type, residual, i * LANES) + alpha * load(type, y, i * LANES));
+        store(type, y, i * LANES, load(type, residual, i * LANES) + scale * load(type, y, i * LANES));
 #pragma omp single
-    for (long i = n / LANES * LANES; i < n; i++) store1(type, y, i, load1(type, residual, i) + alpha * load1(type, y, i));
+    for (long i = n / LANES * LANES; i < n; i++) store1(type, y, i, load1(type, residual, i) + scale * load1(type, y, i));
 }
 
-// y (rows, out) = x (rows, in) W^T + bias; with a residual (rows, out), residual + alpha * that.
-void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, void *scratch,
-             void *y) {
+// y (rows, out) = x (rows, in) W^T + bias; with a residual (rows, out), residual + scale * that.
+void product(const Matrix *m, const void *x, long rows, const void *residual, float scale, void *scratch, void *y) {
+    const int xtype = m->xtype;
     float result[FOURBIT_TILE * MAX_ROWS];
     long first, last;
     const long most = tile_rows(m);
-    if (tiles_are_best(m, xtype, rows)) {
+    if (tiles_are_best(m, rows)) {
         tiles_product(m, x, rows, NO_GATE, scratch, y);
-        if (residual) add_residual(xtype, residual, alpha, rows * m->out, y);
+        if (residual) add_residual(xtype, residual, scale, rows * m->out, y);
         return;
     }
-    const void *packed = prepare(m, xtype, x, rows, scratch);
+    const void *packed = prepare(m, x, rows, scratch);
     share(m->out, most, &first, &last);
     for (long o = first; o < last; o += most) {
         long count = last - o < most ? last - o : most;
-        outputs(m, xtype, x, packed, rows, o, count, result);
+        outputs(m, x, packed, rows, o, count, result);
         for (long r = 0; r < count; r++)
             for (long n = 0; n < rows; n++) {
                 float s = result[r * rows + n];
-                if (residual) s = load1(xtype, residual, n * m->out + o + r) + alpha * s;
+                if (residual) s = load1(xtype, residual, n * m->out + o + r) + scale * s;
                 store1(xtype, y, n * m->out + o + r, s);
             }
     }
@@ -162,21 +160,22 @@ void gate(int type, const void *x, long rows, long width, int activation, void *
 }
 
 // y (rows, out / 2) = activation(x G^T) * (x U^T), where W is G above U.
-void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, void *scratch, void *y) {
+void gated_product(const Matrix *m, const void *x, long rows, int activation, void *scratch, void *y) {
+    const int xtype = m->xtype;
     float gate[FOURBIT_TILE * MAX_ROWS], up[FOURBIT_TILE * MAX_ROWS], product[FOURBIT_TILE * MAX_ROWS];
     long first, last;
     const long width = m->out / 2, most = tile_rows(m);
-    if (tiles_are_best(m, xtype, rows)) {
+    if (tiles_are_best(m, rows)) {
         tiles_product(m, x, rows, activation, scratch, y);
         return;
     }
     memset(gate, 0, sizeof gate);
-    const void *packed = prepare(m, xtype, x, rows, scratch);
+    const void *packed = prepare(m, x, rows, scratch);
     share(width, most, &first, &last);
     for (long o = first; o < last; o += most) {
         long count = last - o < most ? last - o : most;
-        outputs(m, xtype, x, packed, rows, o, count, gate);
-        outputs(m, xtype, x, packed, rows, o + width, count, up);
+        outputs(m, x, packed, rows, o, count, gate);
+        outputs(m, x, packed, rows, o + width, count, up);
         for (long i = 0; i < count * rows; i += LANES) {
             vec a = activate(activation, load(F32, gate, i));
             store(F32, product, i, a);

@@ -4,6 +4,9 @@
 // stays nearest: a block of x in a core's second cache while all weights pass by it, a panel of 32 rows of weights in the
 // first cache (copied there end to end; 4 and 8 bits: dequantized) while the rows of the block pass by it, and the sums
 // of four tiles in registers. The next panel is fetched from memory meanwhile.
+//
+// It pays: prompts of a 1.07 B model ran 1.61 times as fast as by torch at 64 tokens, 1.16 at 400, 1.24 at 1000; and 1.19,
+// 1.16, 1.25 times as fast as by weights packed for oneDNN, which take their memory twice (Xeon with AMX, 2 cores).
 #include "panels.h"
 
 #define SUMS (4 * SIDE * SIDE)
@@ -13,7 +16,7 @@
 #define MOST_TILES 16         // of 16 rows, in a block of x; with quantized weights twice that, for each block takes
                               // dequantizing them once more
 
-#if TILES == BY_UNIT
+#if UNIT
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,17 +24,17 @@ enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; // of arch_prctl
 
 static int allowed;
 
-int has_tiles(void) {
+int tiles_by(void) {
     allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-    return allowed ? TILES : 0;
+    return allowed ? BY_UNIT : NO_TILES;
 }
 
-int tiles_are_best(const Matrix *m, int xtype, long rows) {
-    return allowed && xtype == BF16 && rows > (m->type == BF16 ? 2 : m->type == INT8 ? 8 : 12);
+int tiles_are_best(const Matrix *m, long rows) {
+    return allowed && m->xtype == BF16 && rows > (m->type == BF16 ? 2 : m->type == INT8 ? 8 : 12);
 }
 #else
-int has_tiles(void) { return TILES; }
-int tiles_are_best(const Matrix *m, int xtype, long rows) { return TILES && xtype == BF16 && rows > 16; }
+int tiles_by(void) { return TILES ? BY_VECTORS : NO_TILES; }
+int tiles_are_best(const Matrix *m, long rows) { return TILES && m->xtype == BF16 && rows > MAX_ROWS; }
 #endif
 
 #if TILES
@@ -61,7 +64,7 @@ static Cut cut(const Matrix *m, long rows, int activation, int threads) {
     c.streams = rows * c.width >= MOST_CACHED;
     const long needed = ceil_div(c.tiles, m->type == BF16 ? MOST_TILES : 2 * MOST_TILES);
     // Parts are less equal than panels, but all of them need the same weights at the same time.
-    for (long parts = 2; parts <= needed && parts <= threads && TILES == BY_UNIT; parts++)
+    for (long parts = 2; parts <= needed && parts <= threads && UNIT; parts++)
         if (threads % parts == 0) c.parts = parts;
     c.blocks = ceil_div(needed, c.parts) * c.parts;
     c.pairs = ceil_div(ceil_div(c.tiles, c.blocks), 2);
@@ -129,8 +132,14 @@ typedef struct {
     float *sums;
 } Work;
 
-// A panel by a block of x, columns k to end - 1; `next` is the row that the next panel begins with, or -1.
-static void panel_product(const Matrix *m, Cut c, Work work, long row, long next, long k, long end, float *sums) {
+// Columns of x and of the weights, from `first` to `end` - 1.
+typedef struct {
+    long first, end;
+} Columns;
+
+// A panel by a block of x; `next` is the row that the next panel begins with, or -1.
+static void panel_product(const Matrix *m, Cut c, Work work, long row, long next, Columns columns, float *sums) {
+    const long k = columns.first, end = columns.end;
     const long tiles = ceil_div(work.n_end - work.n, SIDE), turns = c.pairs * (c.step / DEPTH);
     for (long j = k; j < end; j += c.step) {
         const long steps = ceil_div(end - j < c.step ? end - j : c.step, DEPTH);
@@ -172,31 +181,31 @@ static void finish(const Matrix *m, Cut c, Work work, long o, int activation, co
     }
 }
 
-// All of a thread's panels, columns k to end - 1.
-static void columns_product(const Matrix *m, Cut c, Work work, long k, long end, int activation, uint16_t *y) {
+// All of a thread's panels.
+static void columns_product(const Matrix *m, Cut c, Work work, Columns columns, int activation, uint16_t *y) {
     for (long o = work.o; o < work.o_end; o += PANEL) {
         float *sums = work.sums + (m->in > c.depth ? o / PANEL * c.halves * panel_sums(c) : 0);
         for (long h = 0; h < c.halves; h++) {
             const long row = o + h * c.width, below = o + PANEL < work.o_end ? o + PANEL : -1;
             const long next = h + 1 < c.halves ? row + c.width : below;
-            panel_product(m, c, work, row, next, k, end, sums + h * panel_sums(c));
+            panel_product(m, c, work, row, next, columns, sums + h * panel_sums(c));
         }
-        if (end == m->in) finish(m, c, work, o, activation, sums, y);
+        if (columns.end == m->in) finish(m, c, work, o, activation, sums, y);
     }
 }
 
 // A round: of each part its block of x is packed, by all threads of the team.
-static void pack_blocks(const Matrix *m, Cut c, const uint16_t *x, long rows, long round, long k, long end,
+static void pack_blocks(const Matrix *m, Cut c, const uint16_t *x, long rows, long round, Columns columns,
                         uint16_t *packed) {
-    const long most = 2 * c.pairs;
+    const long most = 2 * c.pairs, k = columns.first;
 #pragma omp for
     for (long i = 0; i < c.parts * most; i++) {
         const long block = i / most * (c.blocks / c.parts) + round, in_block = i % most;
         const long tile = first_tile(c, block) + in_block;
         uint16_t *to = packed + i / most * block_numbers(c) + in_block / 2 * c.step * 2 * SIDE + in_block % 2 * TILE;
-        for (long j = k; j < end && tile < first_tile(c, block + 1); j += DEPTH) {
-            const long columns = (j - k) / c.step * c.step; // of the steps before
-            pack_x(x, rows, m->in, tile * SIDE, j, to + (columns * c.pairs + j - k - columns) * 2 * SIDE);
+        for (long j = k; j < columns.end && tile < first_tile(c, block + 1); j += DEPTH) {
+            const long before = (j - k) / c.step * c.step; // columns of the steps before
+            pack_x(x, rows, m->in, tile * SIDE, j, to + (before * c.pairs + j - k - before) * 2 * SIDE);
         }
     }
 }
@@ -219,10 +228,10 @@ void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation
         work.n_end = first_tile(c, part * rounds + round + 1) * SIDE;
         if (work.n_end > rows) work.n_end = rows;
         for (long k = 0; k < m->in; k += c.depth) {
-            const long end = m->in - k < c.depth ? m->in : k + c.depth;
-            pack_blocks(m, c, x, rows, round, k, end, packed);
-            columns_product(m, c, work, k, end, activation, y);
-#pragma omp barrier // before others take their place
+            const Columns columns = {k, m->in - k < c.depth ? m->in : k + c.depth};
+            pack_blocks(m, c, x, rows, round, columns, packed);
+            columns_product(m, c, work, columns, activation, y);
+#pragma omp barrier // before the next columns overwrite `packed`
         }
     }
     release();

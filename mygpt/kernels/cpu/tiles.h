@@ -1,14 +1,11 @@
 // Products of tiles of bfloat16: one of 16 rows of 32 numbers with one of 16 pairs of such rows, 16 columns each, added to
 // a tile of 16 x 16 sums. The matrix unit (AMX) does that in one instruction, AVX512-BF16 in 256.
 #pragma once
-#include "vectors.h"
+#include "kernels.h"
 
 #define SIDE 16             // rows of a tile, and numbers of 32 bits in each
 #define DEPTH 32            // bfloat16 numbers in a row of a tile
 #define TILE (SIDE * DEPTH) // numbers
-
-#define BY_UNIT 1 // what multiplies tiles; ops.py has the same
-#define BY_VECTORS 2
 
 INLINE long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
@@ -43,7 +40,8 @@ INLINE void fetch(Ahead *a) {
 }
 
 #ifdef __AMX_BF16__
-#define TILES BY_UNIT
+#define TILES 1
+#define UNIT 1 // the matrix unit multiplies them
 #define COPIES 1 // it takes tiles of rows that lie far apart slowly
 
 // y += left (32 rows) times right, (steps, 2) tiles, of which only the first count unless `both`; or y = that, to begin.
@@ -99,7 +97,8 @@ INLINE void configure(void) {
 }
 
 #elif defined __AVX512BF16__ && defined __AVX512BW__
-#define TILES BY_VECTORS
+#define TILES 1
+#define UNIT 0
 #define COPIES 0
 #define AT_ONCE 8 // rows of `left`: with two columns each, as many sums as the registers hold
 
@@ -133,6 +132,7 @@ INLINE void release(void) {}
 INLINE void configure(void) {}
 #else
 #define TILES 0
+#define UNIT 0
 #endif
 
 #if TILES

@@ -21,7 +21,7 @@ typedef uint16_t bf16vec __attribute__((vector_size(32)));
 typedef int8_t i8vec __attribute__((vector_size(16)));
 typedef int16_t i16vec __attribute__((vector_size(32)));
 
-// How numbers lie in memory. ops.py has the same list.
+// How numbers lie in memory. structs.py has the same values, which are compared when the library is loaded.
 enum { F32, BF16, INT8, FOURBIT };
 
 INLINE long size_of(int type) { return type == F32 ? 4 : type == BF16 ? 2 : 1; }
@@ -130,7 +130,7 @@ INLINE vec exponential(vec x) {
     return (vec)((ivec)p + ((ivec)shifted << 23)); // the low bits of `shifted` are those of n
 }
 
-// The part of `count` things, in whole groups, that falls to number t of n,
+// The part of `count` things, in whole groups, that falls to number t of n.
 INLINE void share_of(long count, long group, long t, long n, long *first, long *last) {
     const long groups = (count + group - 1) / group;
     *first = groups * t / n * group;
@@ -138,20 +138,12 @@ INLINE void share_of(long count, long group, long t, long n, long *first, long *
     if (*last > count) *last = count;
 }
 
-// and to the calling thread of the team.
+// The part that falls to the calling thread of its team (OpenMP's word for the threads of a parallel region).
 INLINE void share(long count, long group, long *first, long *last) {
     share_of(count, group, omp_get_thread_num(), omp_get_num_threads(), first, last);
 }
 
-typedef struct {
-    const void *weight; // (out, in), rows end to end; FOURBIT: see fourbit.c, `out` is a multiple of 32
-    const void *scales; // INT8: (out,) of x's type; FOURBIT: (out / 32, in / 64, 32) bfloat16
-    const float *table; // FOURBIT: the 16 values
-    const void *bias;   // (out,) of x's type, or NULL
-    long in, out;
-    long type;
-} Matrix;
-
+// What is between the two halves of a gated MLP. NO_GATE: the matrix is not a gate above what it is for.
 enum { SILU, GELU_TANH, NO_GATE };
 
 // x / (1 + e^-x), or the same of GELU by its tanh approximation.
@@ -160,29 +152,7 @@ INLINE vec activate(int activation, vec x) {
     return x / (1 + exponential(-t));
 }
 
-void product(const Matrix *m, int xtype, const void *x, long rows, const void *residual, float alpha, void *scratch,
-             void *y);
-void gated_product(const Matrix *m, int xtype, const void *x, long rows, int activation, void *scratch, void *y);
-void gate(int type, const void *x, long rows, long width, int activation, void *y);
-long product_scratch(const Matrix *m, int xtype, long rows, int activation, int threads); // bytes
-
-// What makes a tile of a product of quantized weights, without their scales where those are INT8's.
-long int8_scratch(long in); // bytes for a row of x, bfloat16; 0: there is none for this CPU
-void int8_prepare(const void *x, long rows, long in, void *packed);
-void int8_tile(const Matrix *m, const void *packed, long rows, long o, long count, float *result);
-#if defined __AVX512VNNI__ && defined __AVX512BW__
-#define HAS_FOURBIT
-#endif
-long fourbit_scratch(long in); // the same of 4-bit weights
-void fourbit_prepare(const void *x, long rows, long in, void *packed);
-void fourbit_tile(const Matrix *m, const void *packed, long rows, long o, float *result);
-
-int has_tiles(void); // BY_UNIT or BY_VECTORS of tiles.h, or 0; asks the system to let us use the matrix unit
-int tiles_are_best(const Matrix *m, int xtype, long rows);
-long tiles_scratch(const Matrix *m, long rows, int activation, int threads); // bytes
-void tiles_product(const Matrix *m, const uint16_t *x, long rows, int activation, void *scratch, uint16_t *y);
-
-// One head of q or k: dimension i turns together with i + width / 2, as `mygpt.rope.rotate` has it.
+// One head of q or k: dimension i turns together with i + width / 2, as `mygpt.model.rope.rotate` has it.
 INLINE void rotate(int type, const void *x, const void *cos, const void *sin, long width, long dim, void *y) {
     const long half = width / 2;
     long i = 0;
@@ -200,36 +170,3 @@ INLINE void rotate(int type, const void *x, const void *cos, const void *sin, lo
     }
     memcpy((void *)at(y, type, width), at(x, type, width), (dim - width) * size_of(type));
 }
-
-// New tokens of each of `batch` sequences, and their cache: (batch, kv_heads, capacity, dim), the last two dense.
-typedef struct {
-    const void *q, *k, *v; // (batch * tokens, heads, dim), rotated or to be rotated
-    const void *cos, *sin; // (batch * tokens, rotated)
-    void *keys, *values;
-    const int64_t *positions; // (batch * tokens,)
-    void *y;                  // (batch * tokens, heads, dim)
-    long q_stride, k_stride, v_stride, sequence_stride, head_stride; // in numbers
-    long batch, tokens, heads, kv_heads, dim, rotated;
-    long slots; // the token at position p is kept in slot p modulo this
-    long seen;  // no sequence has more slots filled than this, the new token's included
-    long type;
-    float scale;
-} Attention;
-
-long attention_scratch(const Attention *a); // float32 numbers
-void attention(const Attention *a, float *scratch); // of one token of each
-long attend_many_scratch(const Attention *a, int threads); // bytes
-void attend_many(const Attention *a, char *scratch);       // of any number, where there are tiles
-
-// The ranks of one machine that share a model; of this one.
-typedef struct {
-    char *memory;  // shared: see team.c
-    long rank, size;
-    long capacity; // bytes of a buffer, a multiple of 64
-    long lost;     // a rank that ended before its time, or -1
-    long crowded;  // whether the ranks have more threads than there are cores
-    uint64_t count; // meetings so far
-} Team;
-
-void team_sum(Team *t, int type, const void *x, long n, const void *residual, float alpha, void *y);
-void team_gather(Team *t, const char *x, long bytes, char *y);
