@@ -87,11 +87,13 @@ def has_fast_cpu_kernel() -> bool:
     return bool(detect())
 
 
+@functools.cache
 def levels(quant_type: str) -> Tensor:
     """What each code of a 4-bit type stands for, (16,) float32."""
     return torch.tensor(_LEVELS[quant_type])
 
 
+@functools.cache
 def nested_levels() -> Tensor:
     """The levels of scales in 8 bits, (256,) float32, in order (arXiv:2110.02861, section 1.3).
 
