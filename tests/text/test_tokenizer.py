@@ -438,6 +438,7 @@ def test_text_that_is_not_unicode_is_an_input_error():
 
 
 def test_import_is_cheap():
-    code = "import sys; from mygpt.text import chat_template, stop_strings; print({'torch', 'jinja2', 'sentencepiece'} & {*sys.modules})"
+    imports = "import sys; from mygpt.text import chat_template, stop_strings"
+    code = f"{imports}; print({{'torch', 'jinja2', 'sentencepiece'}} & {{*sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"
