@@ -134,7 +134,14 @@ def check(found: Answers, expected: Answers, tolerance: float) -> None:
         assert found[kind] == expected[kind], kind
 
 
-@pytest.mark.parametrize(("devices", "chosen"), TENSOR, ids=str)
+@pytest.mark.parametrize(
+    ("devices", "chosen"),
+    # Three share out as four do: fewer of them in the default run.
+    [
+        pytest.param(d, v, id=f"{d}-{v}", marks=pytest.mark.full if d == 3 and v not in FEW else ())
+        for d, v in TENSOR
+    ],
+)
 def test_tensor_parallel_on_threads(benches: dict[int, Bench], devices: int, chosen: Variant) -> None:
     bench = benches[devices]
     check(bench.threads(chosen), bench.one(chosen), 1e-4)
@@ -161,7 +168,7 @@ def test_fsdp_with_the_weights_in_host_memory(
 
 
 @pytest.mark.parametrize("chosen", ALL, ids=str)
-@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("parts", [2, pytest.param(3, marks=pytest.mark.full)])
 def test_sequential(benches: dict[int, Bench], parts: int, chosen: Variant) -> None:
     placement = Placement("sequential", (CPU,) * parts, tuple(f"cpu:{part}" for part in range(parts)))
     check(benches[parts].placed(chosen, placement), benches[parts].one(chosen), 1e-5)

@@ -111,7 +111,7 @@ def test_a_streamed_text_is_the_decoded_text(name, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=1000)
+@QUICK
 @given(data=st.data())
 def test_streamed_random_ids_are_the_decoded_ids(name, data):
     """Ids as a model may choose them: parts of characters, special tokens in between, ids without a token."""
@@ -121,7 +121,7 @@ def test_streamed_random_ids_are_the_decoded_ids(name, data):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=1000)
+@QUICK
 @given(data=st.data())
 def test_streamed_random_bytes_are_the_decoded_bytes(name, data):
     """Only tokens of one byte, and a space and a special token: most of it is not UTF-8."""
