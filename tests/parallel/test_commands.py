@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.models import needs_compiler
 from tests.parallel.conftest import Start, free_port
 
 QUESTION = ["--prompt", "What is the capital of France?", "--temperature", 0]
@@ -105,6 +106,7 @@ def test_torchrun_on_several_nodes(start: Start, smollm2: Path) -> None:
 
 
 @pytest.mark.full
+@needs_compiler
 def test_compiled_ranks_give_the_same_ids(start: Start, small: Path) -> None:
     """The sums of the ranks are a part of what is compiled."""
     options = [
