@@ -206,6 +206,7 @@ def test_ctrl_c_in_an_answer_and_in_the_prefill(start: Start, tmp_path: Path) ->
     assert chat.ends() == 0
 
 
+@pytest.mark.full
 def test_messages_of_several_lines(start: Start, tmp_path: Path) -> None:
     chat = start("--max_new_tokens", "2", "--multiline", "true")
     for keys in ("one" + ENTER + "/two" + ENTER + "!submit" + ENTER, "three" + ENTER + "four" + ALT_ENTER):
@@ -221,6 +222,7 @@ def test_messages_of_several_lines(start: Start, tmp_path: Path) -> None:
     assert chat.ends() == 0
 
 
+@pytest.mark.full
 def test_the_history_and_completion(start: Start, tmp_path: Path) -> None:
     """What was typed in one run comes back in the next, and Tab completes a command."""
     state = {"XDG_STATE_HOME": str(tmp_path)}

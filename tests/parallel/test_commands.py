@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from mygpt import LLM
 from tests.models import needs_compiler
 from tests.parallel.conftest import Start, free_port
 
 QUESTION = ["--prompt", "What is the capital of France?", "--temperature", 0]
 ANSWER = "The capital of France is Paris.\n"
 CPU3 = ["--devices", 3, "--accelerator", "cpu"]
+CPU2 = ["--devices", 2, "--accelerator", "cpu"]
 FSDP = ["--strategy", "fsdp", "--devices", 2, "--accelerator", "cpu"]
 
 
@@ -28,7 +30,7 @@ def outcome(process: Any, standard_input: str = "") -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("command", "options", "strategy"),
     [
-        ("generate_tp", CPU3, "tensor"),
+        full("generate_tp", CPU3, "tensor"),
         full("generate_sequentially", CPU3, "sequential"),
         ("generate_sequentially", ["--devices", "cpu,cpu", "--accelerator", "cpu"], "sequential"),
         full("generate", ["--devices", 2, "--accelerator", "cpu"], "sequential"),  # 9 heads
@@ -44,12 +46,14 @@ def test_answers_as_one_device_does(
     assert error.count("\n") == 1  # the statistics
 
 
-def test_shared_weights_of_a_small_model(start: Start, small: Path) -> None:
-    options = ["--json", "true", "--max_new_tokens", 3, "--precision", "32-true", *QUESTION]
-    ids = [
-        json.loads(outcome(start("generate", small, *options, *more))[1])["token_ids"] for more in ([], FSDP)
-    ]
-    assert ids[0] == ids[1]
+@pytest.mark.parametrize(("command", "options"), [("generate_tp", CPU2), ("generate", FSDP)])
+def test_two_ranks_of_a_small_model(start: Start, small: Path, command: str, options: list[Any]) -> None:
+    alone = LLM.load(str(small), precision="32-true", accelerator="cpu")
+    ids = alone.generate_ids(alone.encode(QUESTION[1]), max_new_tokens=3, temperature=0.0)
+    asked = ["--json", "true", "--max_new_tokens", 3, "--precision", "32-true", *QUESTION, *options]
+    code, out, error = outcome(start(command, small, *asked))
+    assert code == 0, error
+    assert json.loads(out)["token_ids"] == ids
 
 
 def test_a_count_that_does_not_divide_is_refused(start: Start, smollm2: Path) -> None:

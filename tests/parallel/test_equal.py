@@ -30,7 +30,7 @@ TENSOR = [(devices, v) for devices, models in {2: ALL, 3: ALL, 4: FEW}.items() f
 FSDP = [(2, v) for v in FIRST] + [(3, v) for v in FIRST if v.name in MANY_CACHES]
 OFFLOADED = [(2, v) for v in FIRST[:3]]
 # Those of them that run in processes in the default run too, where threads stand in for the other ones.
-IN_PROCESSES = ("llama-gqa", "gpt2", "gpt-oss", "qwen2-moe", "deepseek-v2")
+IN_PROCESSES = ("llama-gqa", "gpt2", "qwen2-moe")
 
 
 class Bench:
