@@ -8,22 +8,19 @@ from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from mygpt import LLM
-from mygpt.checkpoint.fill import fill
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.loading.build import build
 from mygpt.loading.load import Loaded
-from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.collectives import Collectives
-from mygpt.parallel.devices import mover
-from mygpt.parallel.placement import Placement, Stream
+from mygpt.parallel.placement import Placement
 from mygpt.parallel.remote_model import Channel, Leader, follow
-from mygpt.parallel.tensor import TensorShard
 
 CPU = torch.device("cpu")
 PATIENCE_S = 60.0
@@ -79,23 +76,17 @@ class ThreadChannel(Channel):
         return message
 
 
-class ThreadPlacement(Placement):
-    """Tensor parallelism over threads; `ranks` is this one's (meeting, rank)."""
-
-    def fill(self, model: GPT, tensors: Stream, precision: str, source: str) -> None:
-        meeting, rank = self.ranks
-        shard = TensorShard(model, rank, meeting.size, ThreadCollectives(meeting, rank))
-        fill(model, shard.slices(tensors), mover(lambda name: CPU, precision), source)
-
-
 @contextmanager
 def on_threads(folder: Path, devices: int, **options: Any) -> Iterator[LLM]:
-    """The model of a folder in the folder's own precision, its matrices shared out over threads."""
+    """The model of a folder with its matrices shared out over threads."""
     meeting, names = Meeting(devices), tuple(f"cpu:{rank}" for rank in range(devices))
     shards = []
     for rank in range(devices):
-        placement = ThreadPlacement("tensor", (CPU,), names, (meeting, rank))
-        shards.append(build(open_checkpoint(folder), placement, LoadOptions(**options)))
+        ranks: Any = SimpleNamespace(rank=rank, world_size=devices, device=CPU, one_machine=False)
+        placement = Placement("tensor", (CPU,), names, ranks)
+        own = ThreadCollectives(meeting, rank)
+        with patch("mygpt.parallel.placement.Collectives", return_value=own):
+            shards.append(build(open_checkpoint(folder), placement, LoadOptions(**options)))
     failures: list[Exception] = []
 
     def run(rank: int) -> None:
