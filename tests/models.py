@@ -1,10 +1,13 @@
 """Tiny random checkpoints of each family with a tokenizer: what the command line needs to write text."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.families.variants import variant
@@ -16,6 +19,11 @@ EOS = "<|end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message.role + '|>' + message.content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+# Of tests that run torch.compile itself; `test_without_a_compiler` says what a user is told.
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, [os.environ.get("CXX", "g++"), "clang++", "cl"])), reason="needs a C++ compiler"
 )
 
 

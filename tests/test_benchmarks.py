@@ -44,7 +44,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.full), 3])
 def test_decode(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str], batch_size: int) -> None:
     sizes = {"batch_size": batch_size, "context": 4, "new_tokens": 3, "repeats": 2, "read_gb": 0.001}
     run("decode", tiny, *(f"--{name}={size}" for name, size in sizes.items()))
@@ -56,6 +56,7 @@ def test_decode(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str], batch_
     assert report["bytes_per_token"] == round(weights / batch_size + slot * (4 + 3 / 2))
 
 
+@pytest.mark.full
 def test_decode_quantized_against_another_context(
     run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_samples(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [[kind["new_tokens"] for kind in kinds] for kinds in report["rounds"]] == [[3, 6]]
 
 
+@pytest.mark.full
 def test_peers(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"bits": 16, "context": 4, "prompt": 6, "new_tokens": 3, "batch_size": 2, "repeats": 1}
     run("peers", tiny, *(f"--{name}={size}" for name, size in sizes.items()))
@@ -87,6 +89,7 @@ def test_peers(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert report["ratios"] == {}
 
 
+@pytest.mark.full
 def test_startup(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("startup", "--checkpoint", tiny, "--repeats", 1)
     report = last_line(capsys)
@@ -96,6 +99,7 @@ def test_startup(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert report["seconds"]["first_token"] <= report["seconds"]["generate"]
 
 
+@pytest.mark.full
 def test_chat(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("chat", tiny, "--history", 300, "--repeats", 1, "--soak", 6)
     report = last_line(capsys)
@@ -107,6 +111,7 @@ def test_chat(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(report["soak"]) >= {"growth_mb", "resident_mb", "dropped_messages"}
 
 
+@pytest.mark.full
 def test_quantize(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"context": 4, "new_tokens": 3, "repeats": 1}
     options = (f"--{name}={size}" for name, size in sizes.items())
@@ -116,6 +121,7 @@ def test_quantize(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert set(modes["bnb.nf4"]) >= {"load_s", "stored", "decode_tokens_per_s", "ratio_to_bf16", "perplexity"}
 
 
+@pytest.mark.full
 def test_speculate(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("speculate", tiny, "--precision=32-true", "--new_tokens=12", "--repeats=1", "--draft_layers=1")
     report = last_line(capsys)
@@ -125,6 +131,7 @@ def test_speculate(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert report["draft_sampled"]["draft_tokens"] > 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="measures resident memory")
 def test_placement(tiny: Path) -> None:
     """In a process of its own: ranks are started as its script was."""

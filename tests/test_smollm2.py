@@ -22,21 +22,8 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def cache(request: pytest.FixtureRequest) -> Path:
-    """Where the default model is kept between test runs."""
-    return Path(request.config.cache.mkdir("mygpt"))
-
-
-@pytest.fixture(scope="module")
-def folder(cache: Path) -> Path:
-    """The converted model; fetched by the command itself, where it is not there yet."""
-    run(cache, "--max_new_tokens", "1")
-    return cache / "SmolLM2-135M-Instruct"
-
-
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> LLM:
-    return LLM.load(str(folder), precision="32-true", accelerator="cpu")
+def llm(smollm2: Path) -> LLM:
+    return LLM.load(str(smollm2), precision="32-true", accelerator="cpu")
 
 
 def run(cache: Path, *options: str) -> str:
@@ -62,13 +49,13 @@ def run(cache: Path, *options: str) -> str:
     ).stdout
 
 
-def test_the_default_model_knows_the_capital_of_france(cache: Path) -> None:
+def test_the_default_model_knows_the_capital_of_france(smollm2_cache: Path) -> None:
     """With the default precision, whatever the machine's is, and nothing else on standard output."""
-    assert run(cache) == "The capital of France is Paris.\n"
+    assert run(smollm2_cache) == "The capital of France is Paris.\n"
 
 
-def test_json_of_the_default_model(cache: Path, folder: Path) -> None:
-    sample = json.loads(run(cache, "--json", "true", "--precision", "32-true"))
+def test_json_of_the_default_model(smollm2_cache: Path) -> None:
+    sample = json.loads(run(smollm2_cache, "--json", "true", "--precision", "32-true"))
     assert sample["text"] == "The capital of France is Paris."
     assert sample["finish_reason"] == "stop"
     assert sample["prompt_tokens"] == 37
@@ -86,11 +73,13 @@ def test_token_ids(llm: LLM, smollm2_gguf: Path, text: str, ids: list[int]) -> N
     assert llm.tokenizer.decode(ids) == text
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_greedy_ids_equal_transformers(llm: LLM, folder: Path, prompt: str) -> None:
+@pytest.mark.parametrize(
+    "prompt", [PROMPTS[0], *(pytest.param(p, marks=pytest.mark.full) for p in PROMPTS[1:])]
+)
+def test_greedy_ids_equal_transformers(llm: LLM, smollm2: Path, prompt: str) -> None:
     """transformers runs the same weights, and its own rendering and encoding of the prompt."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    reference = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     messages = [{"role": "user", "content": prompt}]
     inputs = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -108,6 +97,6 @@ def test_the_gguf_file_itself_gives_the_same(llm: LLM, smollm2_gguf: Path) -> No
     assert torch.equal(direct.logits([ids]), llm.logits([ids]))
 
 
-def test_a_fresh_default_model_is_made_once_and_whole(folder: Path) -> None:
-    names = {path.name for path in folder.iterdir()}
+def test_a_fresh_default_model_is_made_once_and_whole(smollm2: Path) -> None:
+    names = {path.name for path in smollm2.iterdir()}
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"} <= names

@@ -83,13 +83,12 @@ class Chat:
 
 
 @pytest.fixture(scope="module")
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a user without the Hub, whose folder for state is empty; the default model is fetched if need be."""
-    cache = Path(request.config.cache.mkdir("mygpt"))
+def environment(smollm2_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a user without the Hub, whose folder for state is empty."""
     own = {
-        "MYGPT_CACHE": str(cache),
+        "MYGPT_CACHE": str(smollm2_cache),
         "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(cache / "empty"),
+        "HF_HOME": str(smollm2_cache / "empty"),
         "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")),
         "PROMPT_TOOLKIT_NO_CPR": "1",  # pexpect answers no question about where the cursor is
         "TERM": "xterm-256color",
@@ -207,6 +206,7 @@ def test_ctrl_c_in_an_answer_and_in_the_prefill(start: Start, tmp_path: Path) ->
     assert chat.ends() == 0
 
 
+@pytest.mark.full
 def test_messages_of_several_lines(start: Start, tmp_path: Path) -> None:
     chat = start("--max_new_tokens", "2", "--multiline", "true")
     for keys in ("one" + ENTER + "/two" + ENTER + "!submit" + ENTER, "three" + ENTER + "four" + ALT_ENTER):
@@ -222,6 +222,7 @@ def test_messages_of_several_lines(start: Start, tmp_path: Path) -> None:
     assert chat.ends() == 0
 
 
+@pytest.mark.full
 def test_the_history_and_completion(start: Start, tmp_path: Path) -> None:
     """What was typed in one run comes back in the next, and Tab completes a command."""
     state = {"XDG_STATE_HOME": str(tmp_path)}

@@ -148,7 +148,9 @@ def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=() if m == "bnb.nf4" else pytest.mark.full) for m in MODES]
+)
 def test_smollm2(smollm2: Path, tmp_path: Path, mode: str) -> None:
     """Near bfloat16; stored, exactly what it is quantized on the fly; and France has its capital."""
     plain, fresh = load(smollm2, precision="bf16-true"), load(smollm2, quantize=mode)

@@ -192,11 +192,12 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("form", "dtypes", "kept", "slack"),
     [
-        ("safetensors", "float32", 768, 0),
-        ("safetensors", "bfloat16", 384, 0),
+        pytest.param("safetensors", "float32", 768, 0, marks=pytest.mark.full),
+        pytest.param("safetensors", "bfloat16", 384, 0, marks=pytest.mark.full),
         ("safetensors", "bfloat16,float32", 576, 0),  # what is kept must not hold the mapping of what is cast
-        ("bin", "float32", 768, 128),  # _REMAP_BYTES, and copies on the way
-        ("bin", "bfloat16", 384, 128),
+        # _REMAP_BYTES, and copies on the way
+        pytest.param("bin", "float32", 768, 128, marks=pytest.mark.full),
+        pytest.param("bin", "bfloat16", 384, 128, marks=pytest.mark.full),
         ("bin", "bfloat16,float32", 576, 280),  # holes in the heap too; 384 more if it stayed mapped
     ],
 )

@@ -45,6 +45,12 @@ def test_min_p_is_relative_to_the_most_likely(min_p: float, ids: list[int]) -> N
     assert kept(keep_min_p(LOGITS, min_p - 1e-6)) == ids
 
 
+def test_what_lies_on_the_boundary_itself() -> None:
+    """In numbers that are exact: half is reached by two of four, and what is as likely as the most likely stays."""
+    assert len(kept(keep_top_p(torch.zeros(1, 4), 0.5))) == 2
+    assert kept(keep_min_p(torch.tensor([[1.0, 3.0, 3.0]]), 1.0)) == [1, 2]
+
+
 @pytest.mark.parametrize(("top_k", "ids"), [(1, {3}), (2, {2, 3}), (4, {0, 1, 2, 3}), (9, {0, 1, 2, 3})])
 def test_top_k_samples_from_k(top_k: int, ids: set[int]) -> None:
     assert support(LOGITS, top_k=top_k) == ids

@@ -350,7 +350,13 @@ def run_command(command: str, folder: Path, *options: str) -> tuple[dict[str, An
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("command", ["generate", "generate_sequentially", "generate_tp"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate",
+        *(pytest.param(c, marks=pytest.mark.full) for c in ("generate_sequentially", "generate_tp")),
+    ],
+)
 def test_the_commands(command: str, tmp_path: Path) -> None:
     """With windows, whose drafts every rank must keep or drop alike; the model drafts for itself."""
     base = variant("mistral-window")

@@ -8,10 +8,9 @@ import torch
 from mygpt import LLM
 from mygpt.engine.prefill import prefill
 from mygpt.options import Sampling
-from tests.families.variants import ORIGINAL, VARIANTS, WINDOW, Variant, variant
+from tests.families.variants import FIRST, ORIGINAL, WINDOW, Variant, variant
 
-# The first variant of each model_type, and the rope types whose frequencies depend on a sequence's length.
-FIRST = {v.config.model_type: v for v in reversed(VARIANTS)}
+# And the rope types whose frequencies depend on a sequence's length.
 CHECKED = [*FIRST.values(), variant("llama-dynamic"), variant("phi3-longrope"), variant("deepseek-v3-yarn")]
 # Within the window, past it, and at both sides of where the rope types that stretch begin to.
 LENGTHS = (1, WINDOW + 1, ORIGINAL - 2, ORIGINAL + 5)
@@ -31,7 +30,7 @@ def random_prompts(llm: LLM) -> list[list[int]]:
     return [torch.randint(0, llm.config.vocab_size, (length,)).tolist() for length in LENGTHS]
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 16])
+@pytest.mark.parametrize("chunk", [5, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 16))])
 @torch.inference_mode()
 def test_a_ragged_batch_in_chunks_is_each_prompt_whole(
     llm: LLM, chunk: int, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """`config.json` in its old and its new spelling, and what is refused; no model is built."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.model.config import Config
-from tests.families.variants import ROPES
+from tests.families.variants import ROPES, VARIANTS, Variant, reads_rope_as_llama, variant
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -31,6 +32,17 @@ def test_both_spellings_of_the_rope_are_the_same(model_type: str, rope: dict[str
     assert new.rope.theta == 777.0
     for old in (rope, older):
         assert config(model_type, rope_scaling=old, **{theta: 777.0}, **pct) == new
+
+
+@pytest.mark.parametrize("tiny", [v for v in VARIANTS if reads_rope_as_llama(v)], ids=str)
+def test_a_rope_type_is_read_as_by_the_family_that_is_compared_with_transformers(tiny: Variant) -> None:
+    """So that those logits speak for it: Llama's, and for what Gemma 3 is in of those of its text part alone."""
+    compared = "gemma3-text" if tiny.config.model_type == "gemma3" else "llama"
+    read, others = (
+        read_config(v.tiny_config().to_dict())[1] for v in (tiny, variant(f"{compared}-{tiny.switch}"))
+    )
+    assert replace(read.rope, dim=others.rope.dim) == others.rope
+    assert read.window_rope == others.window_rope
 
 
 def test_no_rope_keys_at_all_is_the_default() -> None:

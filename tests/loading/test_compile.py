@@ -24,7 +24,7 @@ from mygpt.model.forward_context import StaticContextBuilder
 from mygpt.model.gpt import GPT
 from mygpt.options import Sampling
 from tests.families.variants import variant
-from tests.models import write_model
+from tests.models import needs_compiler, write_model
 
 KINDS = 3  # of passes over one sequence: a prompt, more, one token
 TURNS = ("Hello", "What is that? Tell me all of it.", "x", "And more of a longer turn, with many words in it")
@@ -59,6 +59,7 @@ def talk(llm: LLM) -> list[list[int]]:
     return answers
 
 
+@needs_compiler
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 def test_a_chat_compiles_nothing_after_the_load(folder: Path) -> None:
     eager = load(folder)
@@ -86,6 +87,9 @@ def test_batches_equal_eager(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     compile_ = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_(self, backend=backend, **how))
     monkeypatch.setattr(Compiled, "warm_up", lambda self: None)
+    monkeypatch.setattr(
+        "mygpt.loading.load.prepare_compiler", lambda placement: None
+    )  # the backend is no compiler
     eager, compiled = load(folder), load(folder, compile=True)
     for prompts in ([[5, 6, 7], [8], list(range(10, 25))], [list(range(50))] * 2, [[9]] * 4, [[3, 4]] * 5):
         answers = []
@@ -106,7 +110,14 @@ def recorded(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return lambda: graph()
 
 
-@pytest.mark.parametrize("name", ["llama-gqa", "gemma3-text", "gpt2", "deepseek-v3-all-dense"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(n, marks=pytest.mark.full) for n in ("llama-gqa", "gpt2")),
+        "gemma3-text",
+        "deepseek-v3-all-dense",
+    ],
+)
 def test_recorded_steps_equal_eager(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the cache grows, of several sequences, and after drafts: windows, learned positions, latents."""
     monkeypatch.setattr("mygpt.kernels.cpu.ops.library", lambda: None)  # which work past torch, unrecorded
@@ -146,6 +157,8 @@ print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_c
 """
 
 
+@pytest.mark.full
+@needs_compiler
 def test_the_next_run_finds_the_code(folder: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     runs = [

@@ -15,7 +15,7 @@ NEW_TOKENS = 20  # past the length at which frequencies may change
 
 LOGITS = ("logits",)
 IDS = (*LOGITS, "greedy")
-THOROUGH = (*IDS, "sampled", "turns")  # in all the ways in which caches are used
+THOROUGH = (*IDS, "sampled", "turns", "drafted")  # in all the ways in which caches are used
 
 
 def answers(llm: LLM, kinds: Sequence[str]) -> dict[str, Any]:
@@ -26,6 +26,9 @@ def answers(llm: LLM, kinds: Sequence[str]) -> dict[str, Any]:
         "logits": lambda: llm.logits([long, long[::-1]]),
         "greedy": lambda: llm.generate_ids(long, max_new_tokens=NEW_TOKENS, temperature=0.0),
         "sampled": lambda: sampled(llm, [long, short, long]),
+        "drafted": lambda: llm.generate_ids(
+            short * 6, max_new_tokens=NEW_TOKENS, temperature=0.0, speculate="ngram"
+        ),
         "turns": lambda: turns(llm, [long, long[:5] + short, [*long, *short, *long]]),
     }
     return {kind: ways[kind]() for kind in kinds}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+
 make_model = runpy.run_path(str(ROOT / "benchmarks" / "make_model.py"))
 LLAMA: dict[str, Any] = make_model["LLAMA"]
 SMALL = LLAMA | {
@@ -25,18 +26,6 @@ SMALL = LLAMA | {
     "num_key_value_heads": 4,
 }
 Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture(scope="session")
-def smollm2(request: pytest.FixtureRequest) -> Path:
-    """The default model as a folder, as the command itself makes it; pytest's cache keeps it."""
-    cache = Path(request.config.cache.mkdir("mygpt"))
-    folder = cache / "SmolLM2-135M-Instruct"
-    if not folder.is_dir():
-        environment = os.environ | {"MYGPT_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "mygpt", "generate", "--prompt", "Hi", "--max_new_tokens", "1"]
-        subprocess.run(command, env=environment, check=True, cwd=ROOT)
-    return folder
 
 
 def random_model(folder: Path, config: dict[str, Any], tokenizer: Path) -> Path:

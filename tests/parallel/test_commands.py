@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 
+from mygpt import LLM
+from tests.models import needs_compiler
 from tests.parallel.conftest import Start, free_port
 
 QUESTION = ["--prompt", "What is the capital of France?", "--temperature", 0]
 ANSWER = "The capital of France is Paris.\n"
 CPU3 = ["--devices", 3, "--accelerator", "cpu"]
+CPU2 = ["--devices", 2, "--accelerator", "cpu"]
+FSDP = ["--strategy", "fsdp", "--devices", 2, "--accelerator", "cpu"]
+
+
+def full(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.full)
 
 
 def outcome(process: Any, standard_input: str = "") -> tuple[int, str, str]:
@@ -22,11 +30,11 @@ def outcome(process: Any, standard_input: str = "") -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("command", "options", "strategy"),
     [
-        ("generate_tp", CPU3, "tensor"),
-        ("generate_sequentially", CPU3, "sequential"),
+        full("generate_tp", CPU3, "tensor"),
+        full("generate_sequentially", CPU3, "sequential"),
         ("generate_sequentially", ["--devices", "cpu,cpu", "--accelerator", "cpu"], "sequential"),
-        ("generate", ["--devices", 2, "--accelerator", "cpu"], "sequential"),  # 9 heads
-        ("generate", ["--strategy", "fsdp", "--devices", 2, "--accelerator", "cpu"], "fsdp"),
+        full("generate", ["--devices", 2, "--accelerator", "cpu"], "sequential"),  # 9 heads
+        full("generate", FSDP, "fsdp"),
     ],
 )
 def test_answers_as_one_device_does(
@@ -38,6 +46,16 @@ def test_answers_as_one_device_does(
     assert error.count("\n") == 1  # the statistics
 
 
+@pytest.mark.parametrize(("command", "options"), [("generate_tp", CPU2), ("generate", FSDP)])
+def test_two_ranks_of_a_small_model(start: Start, small: Path, command: str, options: list[Any]) -> None:
+    alone = LLM.load(str(small), precision="32-true", accelerator="cpu")
+    ids = alone.generate_ids(alone.encode(QUESTION[1]), max_new_tokens=3, temperature=0.0)
+    asked = ["--json", "true", "--max_new_tokens", 3, "--precision", "32-true", *QUESTION, *options]
+    code, out, error = outcome(start(command, small, *asked))
+    assert code == 0, error
+    assert json.loads(out)["token_ids"] == ids
+
+
 def test_a_count_that_does_not_divide_is_refused(start: Start, smollm2: Path) -> None:
     process = start("generate_tp", smollm2, *QUESTION, "--devices", 2, "--accelerator", "cpu")
     code, out, error = outcome(process)
@@ -46,6 +64,7 @@ def test_a_count_that_does_not_divide_is_refused(start: Start, smollm2: Path) ->
     assert error.count("\n") == 1
 
 
+@pytest.mark.full
 def test_samples_as_json_and_the_prompt_from_standard_input(start: Start, smollm2: Path) -> None:
     options = ["--prompt", "-", "--num_samples", 2, "--json", "true", "--seed", 7, "--max_new_tokens", 8]
     on_ranks = outcome(
@@ -62,6 +81,7 @@ def test_samples_as_json_and_the_prompt_from_standard_input(start: Start, smollm
     assert samples[0]["device"] == "cpu:0,cpu:1,cpu:2"
 
 
+@pytest.mark.full
 def test_chat(start: Start, smollm2: Path) -> None:
     """The second answer needs the first: the ranks' caches have kept it."""
     options = ["--temperature", 0, "--max_new_tokens", 24, "--precision", "32-true"]
@@ -72,6 +92,7 @@ def test_chat(start: Start, smollm2: Path) -> None:
     assert "Paris" in on_ranks[1] and "Rome" in on_ranks[1]
 
 
+@pytest.mark.full
 def test_torchrun_on_several_nodes(start: Start, smollm2: Path) -> None:
     """Three, as 9 heads want it, of one process each."""
     port = free_port()
@@ -88,6 +109,8 @@ def test_torchrun_on_several_nodes(start: Start, smollm2: Path) -> None:
     assert [out for _, out, _ in outcomes] == [ANSWER, "", ""]
 
 
+@pytest.mark.full
+@needs_compiler
 def test_compiled_ranks_give_the_same_ids(start: Start, small: Path) -> None:
     """The sums of the ranks are a part of what is compiled."""
     options = [

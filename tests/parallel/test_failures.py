@@ -30,7 +30,7 @@ def ended(process, since: float) -> tuple[int, str]:
     return process.returncode, error
 
 
-@pytest.fixture(params=["starting", "generating"])
+@pytest.fixture(params=[pytest.param("starting", marks=pytest.mark.full), "generating"])
 def running(request: pytest.FixtureRequest, start: Start, smollm2: Path):
     process = run_long(start, smollm2)
     if request.param == "starting":
@@ -50,6 +50,7 @@ def test_a_killed_worker(running) -> None:
     assert error.count("\n") == 1
 
 
+@pytest.mark.full
 def test_a_killed_rank_0(running) -> None:
     since = time.monotonic()
     os.kill(running.pid, signal.SIGKILL)
@@ -58,13 +59,14 @@ def test_a_killed_rank_0(running) -> None:
     assert error in ("", "error: rank 0 was killed; the other ranks were ended\n")
 
 
-@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize("whole_group", [pytest.param(False, marks=pytest.mark.full), True])
 def test_ctrl_c(running, whole_group: bool) -> None:
     since = time.monotonic()
     (os.killpg if whole_group else os.kill)(running.pid, signal.SIGINT)
     assert ended(running, since) == (130, "")
 
 
+@pytest.mark.full
 def test_a_corrupt_file_is_told_once(start: Start, smollm2: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(smollm2, tmp_path / "cut")
     weights = folder / "model.safetensors"
@@ -107,6 +109,7 @@ if os.environ.get("LOCAL_RANK") == "2":
     assert error.count("\n") == 1
 
 
+@pytest.mark.full
 def test_a_node_that_fails_alone(start: Start, smollm2: Path, other: Path) -> None:
     """Each of two nodes tells its own part."""
     port = free_port()

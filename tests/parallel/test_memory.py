@@ -34,6 +34,7 @@ def weights_memory(start: Start, folders: list[Path], command: str, *options: ob
     return peaks[0] - peaks[1]
 
 
+@pytest.mark.full
 def test_a_rank_holds_half(start: Start, folders: list[Path]) -> None:
     one = weights_memory(start, folders, "generate")
     rank = weights_memory(start, folders, "generate_tp", "--devices", 2)

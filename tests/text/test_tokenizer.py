@@ -111,7 +111,7 @@ def test_a_streamed_text_is_the_decoded_text(name, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=1000)
+@QUICK
 @given(data=st.data())
 def test_streamed_random_ids_are_the_decoded_ids(name, data):
     """Ids as a model may choose them: parts of characters, special tokens in between, ids without a token."""
@@ -121,7 +121,7 @@ def test_streamed_random_ids_are_the_decoded_ids(name, data):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=1000)
+@QUICK
 @given(data=st.data())
 def test_streamed_random_bytes_are_the_decoded_bytes(name, data):
     """Only tokens of one byte, and a space and a special token: most of it is not UTF-8."""
@@ -438,9 +438,7 @@ def test_text_that_is_not_unicode_is_an_input_error():
 
 
 def test_import_is_cheap():
-    heavy = {"torch", "jinja2", "sentencepiece"}
-    code = (
-        f"import sys; from mygpt.text import chat_template, stop_strings; print({heavy} & {{*sys.modules}})"
-    )
+    imports = "import sys; from mygpt.text import chat_template, stop_strings"
+    code = f"{imports}; print({{'torch', 'jinja2', 'sentencepiece'}} & {{*sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "set()\n"

@@ -1,0 +1,22 @@
+# `just NAME` (https://just.systems), or copy the line.
+
+# The tests of a few minutes.
+test:
+    pytest
+
+# The rest of the matrix.
+full:
+    pytest -m full
+
+lint:
+    ruff check . && ruff format --check . && mypy
+
+# Breaks the core in two dozen ways; the tests must notice each.
+mutations:
+    python -m tests.mutations
+
+# Start-up, decode and prefill of SmolLM2; nothing else should run meanwhile.
+bench folder="/tmp/mygpt-bench":
+    test -d {{folder}} || python benchmarks/make_model.py A {{folder}}
+    python benchmarks/startup.py --checkpoint {{folder}}
+    python benchmarks/decode.py {{folder}}
