@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 import warnings
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mygpt import kernels
 from mygpt.errors import InputError
@@ -55,6 +57,25 @@ def _quietly_and_quickly() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         torch.compile = compile_
+
+
+# The functions below call the library as bitsandbytes' operators do. Those check for 20 us, as long as a small product
+# takes, and at the first call they import torch's compiler, which takes over a second.
+
+_SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def dequantize_on_cpu(
+    rows: Tensor, absmax: Tensor, block_size: int, quant_type: str, shape: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """A matrix (N, K) of 4 bits in floats, K even and blocks of less than 2048; `absmax` is float32, not nested."""
+    weight = torch.empty(shape, dtype=dtype)
+    dequantize = getattr(
+        bitsandbytes().functional.lib, f"cdequantize_blockwise_cpu_{quant_type}_{_SUFFIXES[dtype]}"
+    )
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (rows, absmax, weight)]
+    dequantize(*pointers, *(ctypes.c_longlong(size) for size in (block_size, *shape)))
+    return weight
 
 
 def has_fast_cpu_kernel() -> bool:

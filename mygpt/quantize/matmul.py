@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mygpt import kernels
-from mygpt.quantize.bnb import bitsandbytes, has_fast_cpu_kernel
+from mygpt.quantize.bnb import bitsandbytes, dequantize_on_cpu, has_fast_cpu_kernel
 from mygpt.quantize.tensors import BLOCK_SIZE, EightBit, FourBit, Quantized
 
 # From this many rows of x on, it is faster to dequantize the matrix and to multiply in floats (benchmarks/quantize.py).
@@ -60,12 +60,13 @@ class PlainProduct(Product):
 
 
 class FourBitProduct(Product):
-    """4 bits, by bitsandbytes' operator: a kernel on CUDA; on a CPU it dequantizes the matrix each time."""
+    """4 bits: on CUDA by bitsandbytes' kernel; on a CPU the matrix is dequantized each time."""
 
     def __init__(self, matrix: FourBit) -> None:
         super().__init__()
         self.shape, self.quant_type, self.block_size = matrix.shape, matrix.quant_type, matrix.block_size
         self.nbytes = matrix.nbytes
+        self._takes_library = matrix.shape[1] % 2 == 0 and matrix.block_size < 2048
         self.register_buffer("rows", matrix.rows.reshape(-1, 1))
         self.register_buffer("absmax", matrix.absmax.flatten())
         nested = matrix.nested
@@ -80,6 +81,14 @@ class FourBitProduct(Product):
 
     def plain(self, x: Tensor) -> Tensor:
         """x (…, K) to (…, N)."""
+        if (
+            not torch.compiler.is_compiling()
+            and x.is_cpu
+            and self.nested_absmax is None
+            and self._takes_library
+        ):
+            matrix = self.rows, self.absmax, self.block_size, self.quant_type, self.shape
+            return F.linear(x, dequantize_on_cpu(*matrix, x.dtype))
         scales = {}
         if self.nested_absmax is not None:
             scales = {"absmax_8bit": self.absmax, "absmax_code": self.levels, "absmax_offset": self.offset}
@@ -107,10 +116,7 @@ class FastFourBitProduct(Product):
         self.rows: Tensor
         self.absmax: Tensor
         self.nbytes = self.rows.nbytes + self.absmax.nbytes
-        functional = bitsandbytes().functional
-        self.levels = functional.get_4bit_type(matrix.quant_type, device="cpu")
-        self._kernel = getattr(functional.lib, f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
-        self._dequantize = getattr(functional.lib, f"cdequantize_blockwise_cpu_{matrix.quant_type}_bf16")
+        self.levels = bitsandbytes().functional.get_4bit_type(matrix.quant_type, device="cpu")
 
     @staticmethod
     def suits(matrix: FourBit) -> bool:
@@ -138,9 +144,6 @@ class FastFourBitProduct(Product):
             y = F.linear(flat, self.dequantized())
         return y.view(*x.shape[:-1], n).to(x.dtype)
 
-    # Both call the library as bitsandbytes' operators do. Those check for 20 us, as long as a small product takes, and
-    # at the first call they import torch's compiler, which takes over a second.
-
     def by_bitsandbytes(self, x: Tensor) -> Tensor:
         """x (rows, K) bfloat16 to (rows, N), by its kernel."""
         n, k = self.shape
@@ -148,7 +151,8 @@ class FastFourBitProduct(Product):
         y = x.new_empty(len(x), n)
         sizes = [ctypes.c_int64(size) for size in (len(x), n, k)]
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, self.rows, absmax, y)]
-        self._kernel(*sizes, *pointers, *(ctypes.c_int64(size) for size in (BLOCK_SIZE, k, n)))
+        kernel = getattr(bitsandbytes().functional.lib, f"gemv_4bit_inference_cpu_{self.quant_type}_bf16")
+        kernel(*sizes, *pointers, *(ctypes.c_int64(size) for size in (BLOCK_SIZE, k, n)))
         return y
 
     def _absmax_by_columns(self) -> Tensor:
@@ -158,10 +162,7 @@ class FastFourBitProduct(Product):
     def dequantized(self) -> Tensor:
         """The matrix (N, K) in bfloat16."""
         rows, absmax = from_row_groups(self.rows), self._absmax_by_columns().t().float().contiguous()
-        weight = torch.empty(self.shape, dtype=torch.bfloat16)
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (rows, absmax, weight)]
-        self._dequantize(*pointers, *(ctypes.c_longlong(size) for size in (BLOCK_SIZE, *self.shape)))
-        return weight
+        return dequantize_on_cpu(rows, absmax, BLOCK_SIZE, self.quant_type, self.shape, torch.bfloat16)
 
 
 def to_row_groups(rows: Tensor) -> Tensor:
