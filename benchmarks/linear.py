@@ -3,7 +3,8 @@ bitsandbytes have.
 
 Each shape has enough matrices to exceed the caches, taken in turn, as the layers of a model are; and the ways take
 turns, so that all see the machine in the same state. The numbers are GB/s of weights read (in int8 and in 4 bits
-with their scales), medians. `mygpt.model.linear.FEW_ROWS` and `mygpt.kernels.cpu.ops.MAX_ROWS` are where the ways meet.
+with their scales), medians. `mygpt.kernels.plain.FEW_ROWS` and `mygpt.kernels.cpu.library.Library.max_rows` are where
+the ways meet; with tiles (AVX512-BF16 or AMX) the kernel takes any number of rows.
 
     python benchmarks/linear.py [--dtypes bfloat16 float32 int8 nf4] [--rows 1 2 4 8 16 32]
 """
@@ -19,8 +20,8 @@ import torch.nn.functional as F
 from report import print_report
 from torch import Tensor
 
-from mygpt import kernels
-from mygpt.kernels.cpu.ops import has_tiles
+from mygpt.kernels.cpu import library, ops
+from mygpt.kernels.cpu.structs import MAX_ROWS
 from mygpt.quantize.bnb_matrices import FourBit
 from mygpt.quantize.matmul import FastFourBitProduct
 
@@ -36,10 +37,8 @@ def by_weight_first(x: Tensor, weight: Tensor) -> Tensor:
 
 def floats(dtype: torch.dtype) -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
     ways: dict[str, Product] = {"F.linear": F.linear, "weight first": by_weight_first}
-    if kernels.library():
-        ways["kernel"] = kernels.linear
-    if dtype is torch.bfloat16 and has_tiles():
-        ways["kernel for many"] = lambda x, w: kernels.multiply_many(x, kernels.matrix(w, None))
+    if found := library.active():
+        ways["kernel"] = lambda x, w: ops.linear(found, x, ops.dense_matrix(w))
     return lambda shape: torch.randn(shape).to(dtype), ways
 
 
@@ -48,8 +47,8 @@ def int8() -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
         return torch.randint(-127, 128, shape, dtype=torch.int8), torch.rand(shape[0]).bfloat16()
 
     ways: dict[str, Product] = {"int8pack_mm": lambda x, w: torch._weight_int8pack_mm(x, *w)}
-    if kernels.library():
-        ways["kernel"] = lambda x, w: kernels.multiply(x, kernels.int8_matrix(*w))
+    if found := library.active():
+        ways["kernel"] = lambda x, w: ops.linear(found, x, ops.int8_matrix(*w))
     return make, ways
 
 
@@ -63,8 +62,9 @@ def nf4() -> tuple[Callable[[tuple[int, int]], Any], dict[str, Product]]:
         return FastFourBitProduct(matrix)
 
     ways: dict[str, Product] = {"bitsandbytes": lambda x, w: w.by_bitsandbytes(x)}
-    if kernels.has_fourbit():
-        ways["kernel"] = lambda x, w: kernels.multiply(x, kernels.fourbit_matrix(w.rows, w.absmax, w.levels))
+    found = library.active()
+    if found and found.has_fourbit:
+        ways["kernel"] = lambda x, w: ops.linear(found, x, w.kernel_matrix())
     return make, ways
 
 
@@ -106,8 +106,10 @@ def main() -> None:
             weights = [make(shape) for _ in range(max(2, min(200, int(args.megabytes * 1e6 / size))))]
             for rows in args.rows:
                 x = torch.randn(rows, shape[1]).to(torch.float32 if dtype == "float32" else torch.bfloat16)
+                found = library.active()
+                many = x.dtype is torch.bfloat16 and found is not None and found.has_tiles
                 fit = {
-                    name: way for name, way in ways.items() if name != "kernel" or rows <= kernels.MAX_ROWS
+                    name: way for name, way in ways.items() if name != "kernel" or many or rows <= MAX_ROWS
                 }
                 times = seconds(fit, x, weights, args.repeats)
                 speeds = {name: round(size / time / 1e9, 1) for name, time in times.items()}

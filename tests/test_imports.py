@@ -37,11 +37,6 @@ ROOMS = (
     "errors",
 )
 FACADES = {"mygpt", "mygpt.families", "mygpt.kernels"}  # packages whose __init__.py holds code
-# Imports that break a rule today. Each has to go: the test fails when one is no longer needed.
-EXCEPTIONS = {
-    ("mygpt.model.fused_block", "mygpt.parallel.collectives"),  # the block is to be chosen by who builds it
-    ("mygpt.model.fused_block", "mygpt.quantize.linear"),
-}
 
 
 def dotted(path: Path) -> str:
@@ -93,20 +88,13 @@ def test_every_package_has_a_room() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_downwards(module: str) -> None:
-    names = {name for importer, name in IMPORTS - EXCEPTIONS if importer == module}
+    names = {name for importer, name in IMPORTS if importer == module}
     upwards = {name for name in names if room(name) < room(module)}
     assert not upwards, f"{module} imports {upwards}, which stand above it"
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    assert not cycle(IMPORTS - EXCEPTIONS)
-
-
-@pytest.mark.parametrize("exception", sorted(EXCEPTIONS), ids="->".join)
-def test_exceptions_are_needed(exception: tuple[str, str]) -> None:
-    module, name = exception
-    needed = room(name) < room(module) or cycle(IMPORTS - EXCEPTIONS | {exception})
-    assert exception in IMPORTS and needed, "it breaks no rule any more: take it out of EXCEPTIONS"
+    assert not cycle(IMPORTS)
 
 
 @pytest.mark.parametrize("package", [name for name, path in MODULES.items() if path.name == "__init__.py"])

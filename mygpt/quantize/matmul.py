@@ -101,6 +101,7 @@ class FourBitProduct(Product):
         super().__init__()
         self.shape, self.quant_type, self.block_size = matrix.shape, matrix.quant_type, matrix.block_size
         self.nbytes = matrix.nbytes
+        self._takes_library = matrix.shape[1] % 2 == 0 and matrix.block_size < 2048
         self.register_buffer("rows", matrix.rows.reshape(-1, 1))
         self.register_buffer("absmax", matrix.absmax.flatten())
         nested = matrix.nested
@@ -151,7 +152,6 @@ class FastFourBitProduct(Product):
         self.absmax: Tensor
         self.nbytes = self.rows.nbytes + self.absmax.nbytes
         self.levels = levels(matrix.quant_type)
-        self._kernel = getattr(cpu_library(), f"gemv_4bit_inference_cpu_{matrix.quant_type}_bf16")
 
     @staticmethod
     def suits(matrix: FourBit) -> bool:
@@ -186,7 +186,8 @@ class FastFourBitProduct(Product):
         y = x.new_empty(len(x), n)
         sizes = [ctypes.c_int64(size) for size in (len(x), n, k)]
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, self.rows, absmax, y)]
-        self._kernel(*sizes, *pointers, *(ctypes.c_int64(size) for size in (BLOCK_SIZE, k, n)))
+        kernel = getattr(cpu_library(), f"gemv_4bit_inference_cpu_{self.quant_type}_bf16")
+        kernel(*sizes, *pointers, *(ctypes.c_int64(size) for size in (BLOCK_SIZE, k, n)))
         return y
 
     def _absmax_by_columns(self) -> Tensor:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mygpt import LLM
+from mygpt import LLM, kernels
 from mygpt.__main__ import main
 from mygpt.errors import InputError
 from mygpt.options import Sampling
@@ -33,7 +33,7 @@ DYNAMIC = {
 }
 JSON_KEYS = {
     "prompt", "text", "token_ids", "finish_reason", "seed", "prompt_tokens", "new_tokens", "load_s", "ttft_s",
-    "tokens_per_s", "peak_memory_bytes", "device", "precision", "quantize",
+    "tokens_per_s", "peak_memory_bytes", "device", "precision", "quantize", "kernels",
 }  # fmt: skip
 COMMAND = [sys.executable, "-m", "mygpt", "generate"]
 
@@ -118,7 +118,8 @@ def test_the_text_alone_is_on_standard_output(
     assert out == llms[family].generate("Hello", seed=3, max_new_tokens=12) + "\n"
     prompt_tokens = 26 if family == "llama" else 5
     pattern = (
-        rf"cpu 32-true \| loaded in \d+\.\d\d s \| {prompt_tokens} prompt tokens, first token after \d+\.\d\d s \| "
+        rf"cpu 32-true \| kernels {re.escape(kernels.describe())} \| loaded in \d+\.\d\d s \| "
+        rf"{prompt_tokens} prompt tokens, first token after \d+\.\d\d s \| "
         r"12 new tokens, \d+\.\d tokens/s \| peak memory \d+\.\d\d GB \| seed 3\n"
     )
     assert re.fullmatch(pattern, err)
@@ -136,6 +137,7 @@ def test_json_says_everything(
     assert (sample["new_tokens"], len(sample["token_ids"]), sample["prompt_tokens"]) == (12, 12, 5)
     assert (sample["finish_reason"], sample["seed"]) == ("length", 3)
     assert (sample["device"], sample["precision"], sample["quantize"]) == ("cpu", "32-true", None)
+    assert sample["kernels"] == kernels.describe()
     for key in ("load_s", "ttft_s", "tokens_per_s", "peak_memory_bytes"):
         assert sample[key] > 0, key
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from mygpt import LLM, kernels
+from mygpt import LLM
 from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError
 from mygpt.families import read_config
-from mygpt.kernels.cpu import ops
+from mygpt.kernels.cpu import isa, library
 from mygpt.loading.build import build
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
@@ -170,7 +170,7 @@ def test_eight_bits_in_the_middle_of_a_file() -> None:
 def test_the_fast_kernel_called_directly_gives_what_its_operator_gives(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "library", lambda: None)
+    monkeypatch.setattr(isa, "level", lambda: "none")
     (product,) = make_products([MODES[mode].quantize(random_matrix(64, 128))], torch.bfloat16)
     x = torch.randn(3, 128).bfloat16()
     expected = torch.ops.bitsandbytes.gemv_4bit.default(
@@ -271,9 +271,10 @@ def test_a_token_goes_through_a_whole_block_in_one_call(
             return model(new, cache, logits_indices=[0])
 
     fused = step()
-    own = kernels.library() is not None and (mode == "bnb.int8" or kernels.has_fourbit())
+    found = library.active()
+    own = found is not None and (mode == "bnb.int8" or (found.has_fourbit and has_fast_cpu_kernel()))
     assert all((layer.fused is not None) == own for layer in model.layers)
-    monkeypatch.setattr(ops, "library", lambda: None)
+    monkeypatch.setattr(isa, "level", lambda: "none")
     assert error(fused, step()) < ROUNDING
 
 
@@ -336,6 +337,12 @@ BNB = {
 }
 
 
+def as_transformers(mode: str) -> float:
+    """What may lie between us and transformers, in float32: MYGPT_ISA does not hold its kernel."""
+    same_kernels = has_fast_cpu_kernel() == functional.has_avx512bf16()
+    return 0.005 if same_kernels and mode != "bnb.int8" else ROUNDING
+
+
 # transformers quantizes no Falcon: its linear layers are a class of their own.
 QUANTIZED_BY_TRANSFORMERS = ["llama", "gpt_neox"]
 
@@ -352,7 +359,7 @@ def test_a_folder_of_transformers_loads(folder: Path, tmp_path: Path, mode: str)
     llm = load(tmp_path / "saved", precision="32-true")
     assert llm.loaded.quantized.scheme == mode
     with torch.no_grad():
-        assert error(llm.logits(ids), theirs(ids).logits) < (ROUNDING if mode == "bnb.int8" else 0.005)
+        assert error(llm.logits(ids), theirs(ids).logits) < as_transformers(mode)
 
 
 @pytest.mark.parametrize("folder", QUANTIZED_BY_TRANSFORMERS, indirect=True)
@@ -364,7 +371,7 @@ def test_transformers_loads_our_folders(folder: Path, tmp_path: Path, mode: str)
     ids = torch.arange(40).view(2, 20)
     llm = load(tmp_path / "out", precision="32-true")
     with torch.no_grad():
-        assert error(llm.logits(ids), theirs(ids).logits) < (ROUNDING if mode == "bnb.int8" else 0.005)
+        assert error(llm.logits(ids), theirs(ids).logits) < as_transformers(mode)
 
 
 def test_another_mode_than_the_stored_one_is_refused(llama: Path, tmp_path: Path) -> None:
