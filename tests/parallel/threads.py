@@ -15,12 +15,14 @@ from torch import Tensor
 
 from mygpt import LLM
 from mygpt.checkpoint.open import open_checkpoint
+from mygpt.families import read_config
 from mygpt.loading.build import build
-from mygpt.loading.load import Loaded
+from mygpt.loading.load import LoadedModel
 from mygpt.options import LoadOptions
 from mygpt.parallel.collectives import Collectives
+from mygpt.parallel.message_bus import MessageBus
 from mygpt.parallel.placement import Placement
-from mygpt.parallel.remote_model import Channel, Leader, follow
+from mygpt.parallel.remote_model import RemoteModel, run_worker
 
 CPU = torch.device("cpu")
 PATIENCE_S = 60.0
@@ -58,14 +60,18 @@ class ThreadCollectives(Collectives):
         return used
 
 
-class ThreadChannel(Channel):
+class ThreadBus(MessageBus):
     """Messages from the first thread to the others."""
 
     def __init__(self, meeting: Meeting, rank: int) -> None:
         self.meeting = meeting
         self.rank = rank
-        watch = SimpleNamespace(explained=nullcontext, dismissed=False, kill=meeting.barrier.abort)
-        self.ranks: Any = SimpleNamespace(device=CPU, watch=watch)
+        supervisor = SimpleNamespace(
+            explain_lost_connection=nullcontext,
+            workers_told_to_end=False,
+            kill_children=meeting.barrier.abort,
+        )
+        self.ranks: Any = SimpleNamespace(device=CPU, supervisor=supervisor)
 
     def send(self, *message: Any) -> None:
         for queue in self.meeting.messages[1:]:
@@ -86,12 +92,14 @@ def on_threads(folder: Path, devices: int, **options: Any) -> Iterator[LLM]:
         placement = Placement("tensor", (CPU,), names, ranks)
         own = ThreadCollectives(meeting, rank)
         with patch("mygpt.parallel.placement.Collectives", return_value=own):
-            shards.append(build(open_checkpoint(folder), placement, LoadOptions(**options)))
+            checkpoint = open_checkpoint(folder)
+            architecture = read_config(checkpoint.config)
+            shards.append(build(checkpoint, *architecture, placement, LoadOptions(**options)))
     failures: list[Exception] = []
 
     def run(rank: int) -> None:
         try:
-            follow(shards[rank][0], ThreadChannel(meeting, rank))
+            run_worker(shards[rank][0], ThreadBus(meeting, rank))
         except Exception as error:
             failures.append(error)
             meeting.barrier.abort()
@@ -99,13 +107,13 @@ def on_threads(folder: Path, devices: int, **options: Any) -> Iterator[LLM]:
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(1, devices)]
     for thread in threads:
         thread.start()
-    leader = Leader(shards[0][0], ThreadChannel(meeting, 0))
+    remote = RemoteModel(shards[0][0], ThreadBus(meeting, 0))
     try:
-        yield LLM(Loaded(leader, None, frozenset(), names, shards[0][1], "tensor", load_s=0.0))
+        yield LLM(LoadedModel(remote, None, frozenset(), names, shards[0][1], "tensor", load_s=0.0))
     except threading.BrokenBarrierError:
         raise (failures or [RuntimeError("the threads lost each other")])[0] from None
     finally:
-        leader.close()
+        remote.close()
         for thread in threads:
             thread.join(PATIENCE_S)
     assert not failures
