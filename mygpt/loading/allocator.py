@@ -13,7 +13,7 @@ _LARGEST, _KEPT = 32 << 20, 256 << 20  # bytes; mallopt takes no larger threshol
 def keep_freed_memory() -> None:
     """Let it keep what one forward pass frees for the next: pages that are new each time cost a sixth of a prefill.
 
-    After the model has been loaded, lest pieces of weights lie between. Other C libraries are left as they are.
+    Call it after the model is loaded, so that no pieces of weights lie between. Other C libraries stay as they are.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
