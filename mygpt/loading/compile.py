@@ -139,6 +139,9 @@ def prepare_compiler(placement: Placement) -> None:
         raise InputError("--compile does not go with mps; leave it out, or use --accelerator cpu")
     # Before its first import, which would choose a folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compile"))
+    # Torch (2.13) would take code from that folder that it made for another capability (as of MYGPT_ISA), and give NaN.
+    if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+        torch.compiler.config.cache_key_tag = capability
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

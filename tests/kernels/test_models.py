@@ -126,7 +126,8 @@ def test_other_weights_than_a_block_was_fused_with(kernels: Library, hold: Hold)
     other.layers[0].mlp.down.weight.mul_(2)  # the copy's own
     cast = copy.deepcopy(model)
     fuse_blocks(cast)
-    cast.float()
+    cast.float().layers[0].mlp.down.weight.mul_(2)
+    cast.bfloat16()
     changed, anew = copy.deepcopy(model), copy.deepcopy(model)
     for each in (changed, anew):
         fuse_blocks(each)
