@@ -12,8 +12,8 @@ from mygpt.engine.engine import Engine, pick_seed
 from mygpt.errors import InputError
 from mygpt.loading.load import LoadedModel, load
 from mygpt.model.config import Config
-from mygpt.options import ChatOptions, LoadOptions, Sampling
-from mygpt.text.chat_template import PromptEncoder
+from mygpt.options import ChatOptions, LoadOptions, SamplingOptions
+from mygpt.text.prompt_encoder import PromptEncoder
 from mygpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ class LLM:
     """A loaded model.
 
     Every generating method takes the options of `mygpt generate`: `max_new_tokens`, `temperature`, `top_k`,
-    `top_p`, `min_p`, `repetition_penalty`, `seed` and, where text comes out, `stop`, `sys_prompt` and
-    `raw_prompt`; `speculate` too. All raise InputError, a ValueError, for what cannot be used.
+    `top_p`, `min_p`, `repetition_penalty`, `seed` and, where text comes out, `stop`, `sys_prompt`, `think`,
+    `chat_template_kwargs` and `raw_prompt`; `speculate` too. What is not given is as the model's authors recommend
+    (`loaded.generation`). All raise InputError, a ValueError, for what cannot be used.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -79,11 +80,13 @@ class LLM:
         self,
         prompt: Prompt,
         *,
-        max_new_tokens: int = 50,
+        max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         seed: int | None = None,
         sys_prompt: str | None = None,
         raw_prompt: bool = False,
+        think: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         speculate: str | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
@@ -92,11 +95,18 @@ class LLM:
         A string is one user message and goes through the chat template, where the model has one;
         `raw_prompt=True` takes it as it is. A list is a conversation.
         """
-        ids = self.encode(prompt, sys_prompt=sys_prompt, raw_prompt=raw_prompt)
+        ids = self.encode(
+            prompt,
+            sys_prompt=sys_prompt,
+            raw_prompt=raw_prompt,
+            think=think,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        generation, chat = self.loaded.generation, self.prompt_encoder.is_chat and not raw_prompt
         batch = self.engine.batch(
             [ids],
-            Sampling(**sampling),
-            max_new_tokens,
+            SamplingOptions(**sampling).over(generation.sampling),
+            generation.answer_tokens(chat=chat) if max_new_tokens is None else max_new_tokens,
             seeds=[pick_seed(seed)],
             stop=stop,
             drafter=self.engine.drafter(speculate),
@@ -107,19 +117,15 @@ class LLM:
         self,
         messages: Sequence[Mapping[str, Any]] = (),
         *,
-        sys_prompt: str | None = None,
-        max_new_tokens: int | None = None,
-        seed: int | None = None,
         stop: Sequence[str] = (),
-        on_overflow: str = "drop",
-        speculate: str | None = None,
-        **sampling: Any,
+        **options: Any,
     ) -> Conversation:
         """A conversation, which goes on after `messages`; the options are those of `mygpt chat`."""
         from mygpt.chat.conversation import Conversation
 
-        options = ChatOptions(sys_prompt, max_new_tokens, seed, list(stop), on_overflow, speculate)
-        return Conversation(self.engine, options, Sampling(**sampling), messages)
+        of_sampling = {name: options.pop(name) for name in vars(SamplingOptions()) if name in options}
+        chat_options = ChatOptions(stop=list(stop), **options)
+        return Conversation(self.engine, chat_options, SamplingOptions(**of_sampling), messages)
 
     @torch.no_grad()  # not inference_mode: its tensors could not be compared with ones that have a gradient
     def logits(self, token_ids: Tensor | Sequence[Sequence[int]]) -> Tensor:
@@ -137,20 +143,39 @@ class LLM:
         self,
         token_ids: Sequence[int],
         *,
-        max_new_tokens: int = 50,
+        max_new_tokens: int | None = None,
         seed: int | None = None,
         speculate: str | None = None,
         **sampling: Any,
     ) -> list[int]:
         """The new ids after a prompt of ids, no template and no text; an end token is the last of them."""
         drafter, seeds = self.engine.drafter(speculate), [pick_seed(seed)]
+        generation = self.loaded.generation
         batch = self.engine.batch(
-            [list(token_ids)], Sampling(**sampling), max_new_tokens, seeds=seeds, drafter=drafter
+            [list(token_ids)],
+            SamplingOptions(**sampling).over(generation.sampling),
+            generation.answer_tokens(chat=False) if max_new_tokens is None else max_new_tokens,
+            seeds=seeds,
+            drafter=drafter,
         )
         for _ in batch:
             pass
         return batch.completions[0].sequence.new_ids
 
-    def encode(self, prompt: Prompt, *, sys_prompt: str | None = None, raw_prompt: bool = False) -> list[int]:
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        sys_prompt: str | None = None,
+        raw_prompt: bool = False,
+        think: bool | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """A prompt's ids, chat template and all."""
-        return self.prompt_encoder.encode(prompt, sys_prompt=sys_prompt, raw=raw_prompt)
+        return self.prompt_encoder.encode(
+            prompt,
+            sys_prompt=sys_prompt,
+            raw=raw_prompt,
+            think=think,
+            template_kwargs=chat_template_kwargs,
+        )

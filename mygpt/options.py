@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -34,6 +34,7 @@ TYPE_WORDS = {
     "float": "a number",
     "bool": "true or false",
     "list": """a list of texts, as '["###"]'""",
+    "dict": """a JSON object, as '{"enable_thinking": false}'""",
     "pathlib.Path": "a file's path",
 }
 
@@ -98,15 +99,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
-
-    Args:
-        temperature: Divides the logits; 0 always takes the most likely token (greedy).
-        top_k: Sample from this many most likely tokens only; 0 for all.
-        top_p: Sample from the most likely tokens that together reach this probability (0 to 1).
-        min_p: Drop tokens less likely than this share of the most likely one (0 to 1).
-        repetition_penalty: Above 1, tokens of the prompt and the answer become less likely.
-    """
+    """How the next token is chosen; the fields are those of `SamplingOptions`, with mygpt's own defaults."""
 
     temperature: float = 0.8
     top_k: int = 50
@@ -128,6 +121,32 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class SamplingOptions:
+    """How the next token is chosen; what is not given is as the model's authors recommend.
+
+    Args:
+        temperature: Divides the logits; 0 always takes the most likely token (greedy).
+        top_k: Sample from this many most likely tokens only; 0 for all.
+        top_p: Sample from the most likely tokens that together reach this probability (0 to 1).
+        min_p: Drop tokens less likely than this share of the most likely one (0 to 1).
+        repetition_penalty: Above 1, tokens of the prompt and the answer become less likely.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        self.over(Sampling())
+
+    def over(self, defaults: Sampling) -> Sampling:
+        """The sampling that was asked for, and the defaults where nothing was."""
+        return replace(defaults, **{name: value for name, value in vars(self).items() if value is not None})
+
+
+@dataclass(frozen=True)
 class GenerateOptions:
     """What to generate from, and how to show it.
 
@@ -135,7 +154,10 @@ class GenerateOptions:
         prompts: A JSON Lines file of prompts, each row {"prompt": ...} or {"messages": [...]}.
         sys_prompt: The system message.
         raw_prompt: Take the prompt as it is, without the chat template.
-        max_new_tokens: Generate at most this many tokens.
+        think: Let a model that can reason do so before it answers, or not; by default as its chat template has it.
+        chat_template_kwargs: Variables for the chat template, as a JSON object.
+        max_new_tokens: Generate at most this many tokens; by default what the model's authors recommend, else 1024
+            after a chat template (a chat model ends by itself) and 50 after a raw prompt.
         num_samples: Generate this many answers to each prompt, together as one batch.
         batch_size: Prompts of a file that run together.
         seed: Makes the answers repeatable (sample i uses seed + i); by default drawn at random.
@@ -148,7 +170,9 @@ class GenerateOptions:
     prompts: Path | None = None
     sys_prompt: str | None = None
     raw_prompt: bool = False
-    max_new_tokens: int = 50
+    think: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    max_new_tokens: int | None = None
     num_samples: int = 1
     batch_size: int = 8
     seed: int | None = None
@@ -159,7 +183,8 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         _one_of("speculate", self.speculate, SPECULATIONS)
         for name in ("max_new_tokens", "num_samples", "batch_size"):
-            _require(self, name, getattr(self, name) >= 1, "1 or above")
+            value = getattr(self, name)
+            _require(self, name, value is None or value >= 1, "1 or above")
         _require(self, "stop", all(self.stop), "a list of texts that are not empty")
         _require(self, "seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
 
@@ -170,6 +195,8 @@ class ChatOptions:
 
     Args:
         sys_prompt: The system message.
+        think: Let a model that can reason do so before it answers, or not; by default as its chat template has it.
+        chat_template_kwargs: Variables for the chat template, as a JSON object.
         max_new_tokens: Answer with at most this many tokens; by default what the context leaves.
         seed: Makes the answers repeatable (answer i uses seed + i); by default drawn at random.
         stop: Texts that end an answer, as a JSON list; they are not part of the answer.
@@ -179,6 +206,8 @@ class ChatOptions:
     """
 
     sys_prompt: str | None = None
+    think: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
     stop: list[str] = field(default_factory=list)

@@ -13,8 +13,9 @@ from mygpt.engine.engine import Batch, Engine, pick_seed
 from mygpt.engine.prefill import keep_common_prefix
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
-from mygpt.options import ChatOptions, Sampling, check_types
-from mygpt.text.chat_template import Message, PromptEncoder
+from mygpt.options import ChatOptions, Sampling, SamplingOptions, check_types
+from mygpt.text.chat_template import Message
+from mygpt.text.prompt_encoder import PromptEncoder
 from mygpt.text.prompt_styles import PLAIN
 
 
@@ -68,7 +69,11 @@ class Conversation:
     """
 
     def __init__(
-        self, engine: Engine, options: ChatOptions, sampling: Sampling, messages: Sequence[Message] = ()
+        self,
+        engine: Engine,
+        options: ChatOptions,
+        sampling: SamplingOptions,
+        messages: Sequence[Message] = (),
     ) -> None:
         """A model without a chat template gets the plain style."""
         self.engine = engine
@@ -76,7 +81,7 @@ class Conversation:
             engine.prompt_encoder if engine.prompt_encoder.is_chat else PromptEncoder(engine.tokenizer, PLAIN)
         )
         self.options = options
-        self.sampling = sampling
+        self.sampling = sampling.over(engine.loaded.generation.sampling)
         self.messages: list[dict[str, Any]] = [dict(message) for message in messages]
         if options.sys_prompt is not None:
             self.system = options.sys_prompt
@@ -193,7 +198,9 @@ class Conversation:
         batch = self.engine.batch(
             [ids],
             self.sampling,
-            self.options.max_new_tokens or self.engine.config.context_length,
+            self.options.max_new_tokens
+            or self.engine.loaded.generation.max_new_tokens
+            or self.engine.config.context_length,
             seeds=[self._seed],
             stop=[*self.options.stop, *self.prompt_encoder.stop_strings],
             cache=self._cache,
@@ -236,7 +243,11 @@ class Conversation:
         room = min(self.options.max_new_tokens or context, context // 8)
         dropped = self.n_dropped
         while True:
-            ids = self.prompt_encoder.encode([*head, *self.messages[len(head) + dropped :]])
+            ids = self.prompt_encoder.encode(
+                [*head, *self.messages[len(head) + dropped :]],
+                think=self.options.think,
+                template_kwargs=self.options.chat_template_kwargs,
+            )
             left = context - len(ids)
             more = self._without_oldest_turn(len(head), dropped)
             if left >= room or (more is None and left > 0):

@@ -8,27 +8,35 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mygpt.commands._prompts import Request
     from mygpt.engine.engine import Batch
-    from mygpt.llm import LLM, Prompt
+    from mygpt.engine.sequence import Sequence as EngineSequence
+    from mygpt.llm import LLM
 
 
-def print_text(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
-    """Each sample's text and a newline. One sample streams at a time; the others wait."""
+def print_text(batch: Batch, *, separated: bool = False, first: int = 0) -> None:
+    """Each sample's text and a newline. One sample streams at a time; the others wait.
+
+    `separated` puts an empty line between samples; `first` counts, from 0, those of earlier batches.
+    """
+    between = "\n" if separated else ""
+    if first:
+        _write(between)
     shown = 0
     for row, piece in batch:
         if row == shown:
             _write(piece)
-        shown = _finish(batch, shown)
-    _finish(batch, shown)
+        shown = _finish(batch, shown, between)
+    _finish(batch, shown, between)
 
 
-def _finish(batch: Batch, shown: int) -> int:
+def _finish(batch: Batch, shown: int, between: str) -> int:
     """End the line of finished samples and begin the next; returns the index of the sample being shown."""
     while shown < len(batch.completions) and batch.completions[shown].done:
         _write("\n")
         shown += 1
         if shown < len(batch.completions):
-            _write(batch.completions[shown].text)
+            _write(between + batch.completions[shown].text)
     return shown
 
 
@@ -37,15 +45,16 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
+def print_json(llm: LLM, batch: Batch, requests: Sequence[Request]) -> None:
     """One JSON object per sample, each on a line, when the batch is done."""
     for _ in batch:
         pass
     loaded, peak = llm.loaded, max(llm.peak_memory())
-    for completion, prompt in zip(batch.completions, prompts, strict=True):
+    for completion, request in zip(batch.completions, requests, strict=True):
         sequence = completion.sequence
         sample = {
-            "prompt": prompt,
+            **({} if request.id is None else {"id": request.id}),
+            "prompt": request.prompt,
             "text": completion.text,
             "token_ids": sequence.new_ids,
             "finish_reason": sequence.finish_reason,
@@ -66,8 +75,11 @@ def print_json(llm: LLM, batch: Batch, prompts: Sequence[Prompt]) -> None:
         _write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 
-def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) -> None:
-    """One line on standard error, and a warning where the context ended an answer; `first` counts from 0."""
+def print_statistics(llm: LLM, batch: Batch, limits: Sequence[int], first: int) -> None:
+    """One line on standard error, and a note where an answer was cut.
+
+    `limits` are the most tokens that were asked for, of each sample; `first` counts samples of earlier batches.
+    """
     from mygpt.engine.detokenizer import draft_statistics  # torch came with the model
 
     loaded, timing = llm.loaded, batch.timing
@@ -85,10 +97,14 @@ def print_statistics(llm: LLM, batch: Batch, max_new_tokens: int, first: int) ->
         f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else ""),
         file=sys.stderr,
     )
-    for number, sequence in enumerate(sequences, first):
-        if sequence.finish_reason == "length" and len(sequence.new_ids) < max_new_tokens:
-            print(
-                f"warning: sample {number} ended after {len(sequence.new_ids)} tokens: the model's context of "
-                f"{llm.config.context_length} tokens is full",
-                file=sys.stderr,
-            )
+    for number, (sequence, limit) in enumerate(zip(sequences, limits, strict=True), first):
+        if sequence.finish_reason == "length":
+            which = "the answer" if not first and len(sequences) == 1 else f"answer {number}"
+            print(f"{which} was cut after {_cut(sequence, limit, llm)}", file=sys.stderr)
+
+
+def _cut(sequence: EngineSequence, limit: int, llm: LLM) -> str:
+    n_tokens = len(sequence.new_ids)
+    if n_tokens < limit:
+        return f"{n_tokens} tokens: the model's context of {llm.config.context_length} tokens is full"
+    return f"{n_tokens} tokens: --max_new_tokens {2 * limit} lets it go on"

@@ -9,9 +9,9 @@ from mygpt.commands._parser import given, make_parser, parse, take, with_strateg
 from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO
 from mygpt.hub.prefetch import prefetch
-from mygpt.options import ChatOptions, LoadOptions, ReplOptions, Sampling, check_one_drafter
+from mygpt.options import ChatOptions, LoadOptions, ReplOptions, SamplingOptions, check_one_drafter
 
-GROUPS = (ReplOptions, ChatOptions, Sampling, LoadOptions)
+GROUPS = (ReplOptions, ChatOptions, SamplingOptions, LoadOptions)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -24,7 +24,10 @@ def run(arguments: Sequence[str]) -> None:
         parser.add_class_arguments(group)
     parsed = parse(parser, arguments)
     repl, options = take(ReplOptions, parsed), take(ChatOptions, parsed)
-    sampling, loading = take(Sampling, parsed), with_strategy(take(LoadOptions, parsed), "chat", "auto")
+    sampling, loading = (
+        take(SamplingOptions, parsed),
+        with_strategy(take(LoadOptions, parsed), "chat", "auto"),
+    )
     check_one_drafter(loading.draft, options.speculate)
     named = given(parser, arguments)
     if loading.prompt_style == "raw":

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mygpt.commands._output import print_json, print_statistics, print_text
 from mygpt.commands._parser import make_parser, parse, take, with_strategy
-from mygpt.errors import InputError
+from mygpt.commands._prompts import Request, read_requests
 from mygpt.hub.prefetch import prefetch
-from mygpt.options import GenerateOptions, LoadOptions, Sampling, check_one_drafter
+from mygpt.options import GenerateOptions, LoadOptions, Sampling, SamplingOptions, check_one_drafter
 from mygpt.parallel.rank_env import may_be_worker
 
 if TYPE_CHECKING:
-    from mygpt.llm import LLM, Prompt
+    from mygpt.llm import LLM
 
 
 def run(
@@ -28,91 +26,89 @@ def run(
     """Parse the options, load the model, print its answers. `strategy` is for several devices."""
     parser = make_parser(command, description)
     parser.add_argument("--prompt", type=str, help="The prompt; '-' reads it from standard input.")
-    for group in (GenerateOptions, Sampling, LoadOptions):
+    for group in (GenerateOptions, SamplingOptions, LoadOptions):
         parser.add_class_arguments(group)
     if strategy != "auto":
         parser.set_defaults({"devices": "auto"})
     parsed = parse(parser, arguments)
-    options, sampling = take(GenerateOptions, parsed), take(Sampling, parsed)
+    options, sampling = take(GenerateOptions, parsed), take(SamplingOptions, parsed)
     loading = with_strategy(take(LoadOptions, parsed), command, strategy)
     check_one_drafter(loading.draft, options.speculate)
     # Before the model, which takes longer. A worker never leaves `load`, and must not read standard input.
-    prompts = None if may_be_worker() else read_prompts(parsed.prompt, options.prompts)
+    requests = None if may_be_worker() else read_requests(parsed.prompt, options.prompts)
 
     prefetch(parsed.get("checkpoint"), loading.revision)
     from mygpt.llm import LLM  # torch comes in here
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
-    if prompts is None:  # SLURM started this process, but it has a model of its own
-        prompts = read_prompts(parsed.prompt, options.prompts)
-    generate(llm, prompts, options, sampling)
+    if requests is None:  # SLURM started this process, but it has a model of its own
+        requests = read_requests(parsed.prompt, options.prompts)
+    generate(llm, requests, options, sampling)
 
 
-def read_prompts(prompt: str | None, file: Path | None) -> list[Prompt]:
-    """The prompts of `--prompt` or `--prompts`.
-
-    Raises:
-        InputError: both or neither are given, or a row of the file is malformed.
-    """
-    if (prompt is None) == (file is None):
-        raise InputError("give one of --prompt TEXT ('-' reads standard input) and --prompts FILE.jsonl")
-    if prompt == "-":
-        try:
-            return [sys.stdin.read().removesuffix("\n")]  # the shell's newline, not the user's
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"--prompt -: standard input is not text ({error}); write it in UTF-8"
-            ) from error
-    if file is None:
-        return [prompt or ""]
-    try:
-        # Not splitlines(): it also splits at U+2028, which JSON texts may hold. "-sig": for Windows' editors.
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--prompts {file}: cannot be read ({reason})") from error
-    rows = [_read_row(line, f"{file}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise InputError(f"--prompts {file}: the file holds no prompts")
-    return rows
-
-
-def _read_row(line: str, where: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})") from error
-    if isinstance(row, dict) and isinstance(row.get("prompt"), str) and "messages" not in row:
-        return cast(str, row["prompt"])
-    if isinstance(row, dict) and isinstance(row.get("messages"), list) and "prompt" not in row:
-        return cast("list[dict[str, Any]]", row["messages"])
-    raise InputError(f'{where}: must be {{"prompt": "..."}} or {{"messages": [...]}}')
-
-
-def generate(llm: LLM, prompts: Sequence[Prompt], options: GenerateOptions, sampling: Sampling) -> None:
+def generate(
+    llm: LLM, requests: Sequence[Request], options: GenerateOptions, sampling: SamplingOptions
+) -> None:
     """Run the prompts in batches and print the samples as they come."""
     from mygpt.engine.engine import pick_seed  # torch came with the model
 
-    encoded = [llm.encode(p, sys_prompt=options.sys_prompt, raw_prompt=options.raw_prompt) for p in prompts]
-    first_seed = pick_seed(options.seed)
-    drafter = llm.engine.drafter(options.speculate)
+    first_seed, drafter = pick_seed(options.seed), llm.engine.drafter(options.speculate)
+    asked = [_asked(llm, request, options, sampling, first_seed) for request in requests]
     batches = []  # made before the first answer, so that a prompt that does not fit costs no work
-    for start in range(0, len(prompts), options.batch_size):
-        end = min(start + options.batch_size, len(prompts))
-        rows = [row for row in range(start, end) for _ in range(options.num_samples)]
-        seeds = [first_seed + i % options.num_samples for i in range(len(rows))]
+    for start in range(0, len(asked), options.batch_size):
+        samples = [
+            (one, number)
+            for one in asked[start : start + options.batch_size]
+            for number in range(options.num_samples)
+        ]
         batch = llm.engine.batch(
-            [encoded[row] for row in rows],
-            sampling,
-            options.max_new_tokens,
-            seeds=seeds,
-            stop=options.stop,
+            [one.ids for one, _ in samples],
+            [one.sampling for one, _ in samples],
+            [one.max_new_tokens for one, _ in samples],
+            seeds=[one.seed + number for one, number in samples],
+            stop=[one.stop for one, _ in samples],
             drafter=drafter,
         )
-        batches.append((batch, [prompts[row] for row in rows]))
-    printer = print_json if options.json else print_text
+        batches.append((batch, [one for one, _ in samples]))
     shown = 0
-    for batch, batch_prompts in batches:
-        printer(llm, batch, batch_prompts)
-        print_statistics(llm, batch, options.max_new_tokens, shown)
-        shown += len(batch_prompts)
+    for batch, ones in batches:
+        if options.json:
+            print_json(llm, batch, [one.request for one in ones])
+        else:
+            print_text(batch, separated=len(requests) > 1, first=shown)
+        print_statistics(llm, batch, [one.max_new_tokens for one in ones], shown)
+        shown += len(ones)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request with everything that the engine takes, its row's options before the command line's."""
+
+    request: Request
+    ids: list[int]
+    sampling: Sampling
+    max_new_tokens: int
+    seed: int
+    stop: list[str]
+
+
+def _asked(
+    llm: LLM, request: Request, options: GenerateOptions, sampling: SamplingOptions, seed: int
+) -> _Asked:
+    own = {**vars(options), **vars(sampling), "seed": seed, **request.options}
+    generation, chat = llm.loaded.generation, llm.prompt_encoder.is_chat and not options.raw_prompt
+    ids = llm.encode(
+        request.prompt,
+        sys_prompt=own["sys_prompt"],
+        raw_prompt=options.raw_prompt,
+        think=own["think"],
+        chat_template_kwargs=own["chat_template_kwargs"],
+    )
+    return _Asked(
+        request,
+        ids,
+        SamplingOptions(**{name: own[name] for name in vars(sampling)}).over(generation.sampling),
+        own["max_new_tokens"] or generation.answer_tokens(chat=chat),
+        own["seed"],
+        own["stop"],
+    )

@@ -19,7 +19,7 @@ from mygpt.loading.load import LoadedModel
 from mygpt.model.config import Config
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import Sampling, check_one_drafter
-from mygpt.text.chat_template import PromptEncoder
+from mygpt.text.prompt_encoder import PromptEncoder
 from mygpt.text.tokenizer import Tokenizer
 
 
@@ -52,10 +52,10 @@ class Engine:
         self,
         prompts: SequenceOf[list[int]],
         sampling: Sampling | SequenceOf[Sampling],
-        max_new_tokens: int,
+        max_new_tokens: int | SequenceOf[int],
         *,
         seeds: SequenceOf[int],
-        stop: SequenceOf[str] = (),
+        stop: SequenceOf[str] | SequenceOf[SequenceOf[str]] = (),
         cache: KVCache | None = None,
         drafter: Drafter | None = None,
     ) -> Batch:
@@ -64,31 +64,35 @@ class Engine:
         Args:
             prompts: token ids of each.
             sampling: how tokens are chosen, for all prompts or for each.
-            max_new_tokens: the most tokens of an answer; the context may leave fewer.
+            max_new_tokens: the most tokens of an answer, for all prompts or for each; the context may leave fewer.
             seeds: of each prompt's random numbers.
-            stop: strings that end an answer.
+            stop: strings that end an answer, for all prompts or a list for each.
             cache: may hold the beginnings of the prompts; by default there is a new one, of the size that is needed.
             drafter: one that `self.drafter` made; it may serve batch after batch.
 
         Raises:
             InputError: a prompt is empty, too long or of other ids than the model's; a setting is out of range.
         """
-        if max_new_tokens < 1:
-            raise InputError(f"--max_new_tokens must be 1 or above, it is {max_new_tokens}")
-        if isinstance(stop, str):
-            raise InputError(f"stop must be a list of texts; write [{stop!r}]")
+        count = len(prompts)
+        settings = [sampling] * count if isinstance(sampling, Sampling) else sampling
+        limits = [max_new_tokens] * count if isinstance(max_new_tokens, int) else max_new_tokens
+        stops = _stops_of_each(stop, count)
+        if limits and min(limits) < 1:
+            raise InputError(f"--max_new_tokens must be 1 or above, it is {min(limits)}")
         for prompt in prompts:
             self.check_ids(prompt)  # a tokenizer may be another model's
-        settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
         sequences = [
-            Sequence(prompt, min(max_new_tokens, self._room(prompt)), seed, own, self.loaded.stop_ids)
-            for prompt, seed, own in zip(prompts, seeds, settings, strict=True)
+            Sequence(prompt, min(limit, self._room(prompt)), seed, own, self.loaded.stop_ids)
+            for prompt, limit, seed, own in zip(prompts, limits, seeds, settings, strict=True)
         ]
         prompt_encoder = self.loaded.prompt_encoder
         tokenizer, style_stops = (
             (prompt_encoder.tokenizer, prompt_encoder.stop_strings) if prompt_encoder else (None, ())
         )
-        completions = [Completion(sequence, tokenizer, [*stop, *style_stops]) for sequence in sequences]
+        completions = [
+            Completion(sequence, tokenizer, [*own, *style_stops])
+            for sequence, own in zip(sequences, stops, strict=True)
+        ]
         return Batch(self.loaded, completions, cache, drafter)
 
     def drafter(self, speculate: str | None) -> Drafter | None:
@@ -138,6 +142,13 @@ class Batch:
         model, vocab_size = self._loaded.model, self._loaded.vocab_size
         steps = decode(model, sequences, vocab_size=vocab_size, cache=self._cache, drafter=self._drafter)
         yield from complete(steps, self.completions, self.timing)
+
+
+def _stops_of_each(stop: SequenceOf[str] | SequenceOf[SequenceOf[str]], count: int) -> list[list[str]]:
+    if isinstance(stop, str):
+        raise InputError(f"stop must be a list of texts; write [{stop!r}]")
+    shared = [text for text in stop if isinstance(text, str)]
+    return [shared] * count if len(shared) == len(stop) else [list(own) for own in stop]
 
 
 def pick_seed(seed: int | None) -> int:

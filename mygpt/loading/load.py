@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,10 +13,12 @@ from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError, WorkerFinished
 from mygpt.families import check_folder, read_config
+from mygpt.hub.default_model import recommended
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
 from mygpt.loading.build import build
 from mygpt.loading.compile import Compiled, compile_model, prepare_compiler
+from mygpt.loading.generation_config import GenerationConfig, read_generation_config
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import peak_memory_bytes
@@ -24,7 +26,7 @@ from mygpt.parallel.message_bus import MessageBus
 from mygpt.parallel.placement import Placement, choose_placement
 from mygpt.parallel.remote_model import RemoteModel, run_worker
 from mygpt.quantize.linear import Summary, summarize
-from mygpt.text.chat_template import PromptEncoder
+from mygpt.text.prompt_encoder import PromptEncoder
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class LoadedModel:
         quantized: what of this process's part is quantized.
         kernels: which of mygpt's kernels run it, as `avx512+amx`, or `none: ` and why there are none.
         draft: the smaller model of `--draft`.
+        generation: how the model's authors recommend to sample from it.
     """
 
     model: GPT | Compiled | RemoteModel
@@ -54,6 +57,7 @@ class LoadedModel:
     quantized: Summary | None = None
     kernels: str = "none"
     draft: LoadedModel | None = None
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +102,8 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     folder = path if path.is_dir() else None
     prompt_encoder = PromptEncoder.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
     stop_ids = _stop_ids(checkpoint, prompt_encoder)
+    recommendations = {**recommended(name), **checkpoint.generation_config}
+    generation = read_generation_config(recommendations, str(path))
     family, config = read_config(checkpoint.config, str(checkpoint.path))
     placement = choose_placement(config, options)
     if options.compile:
@@ -110,7 +116,7 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     placed, ran = join_ranks(runner, placement), kernels_of(names, precision, compiled=options.compile)
     loaded = LoadedModel(placed, prompt_encoder, stop_ids, names, precision, strategy, 0.0, quantized, ran)
     draft = load_draft(options.draft, loaded, options) if options.draft else None
-    return replace(loaded, draft=draft, load_s=time.perf_counter() - start)
+    return replace(loaded, draft=draft, generation=generation, load_s=time.perf_counter() - start)
 
 
 def join_ranks(model: GPT | Compiled, placement: Placement) -> GPT | Compiled | RemoteModel:

@@ -1,15 +1,14 @@
-"""From prompts and messages to token ids: chat templates and raw prompts."""
+"""Chat templates: where a repository has its own, and how it is rendered."""
 
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mygpt.errors import InputError
 from mygpt.json_files import read_json
-from mygpt.text.prompt_styles import REDPAJAMA, STABLELM, STYLE_NAMES, STYLES, PromptStyle
 from mygpt.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         try:
             self._template = _environment().from_string(source)
+            self.variables = _variables(source)  # names that a caller may give values to
         except Exception as error:  # mostly jinja2.TemplateSyntaxError
             raise InputError(f"the chat template is not valid Jinja: {_one_line(error)}") from error
 
@@ -55,6 +55,18 @@ class ChatTemplate:
         except Exception as error:  # any error that an expression can raise
             message = f"the chat template failed on these messages: {_one_line(error)}"
             raise InputError(f"{message}; check them, or use --raw_prompt true") from error
+
+
+def _variables(source: str) -> set[str]:
+    """Names that a template reads and does not only set itself."""
+    from jinja2 import meta, nodes
+
+    tree = _environment().parse(source)
+    names = meta.find_undeclared_variables(tree)
+    # `{% if not thinking is defined %}{% set thinking = false %}{% endif %}` declares it, and yet it is the caller's.
+    tested = (test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined"))
+    names |= {node.name for node in tested if isinstance(node, nodes.Name)}
+    return names - _environment().globals.keys()
 
 
 @cache
@@ -133,128 +145,6 @@ def _normalized(message: Message) -> Message:
         if key in present:
             return {"thinking": present[key], **present, "reasoning_content": present[key]}
     return present
-
-
-class PromptEncoder:
-    """Turns prompts and messages into token ids."""
-
-    def __init__(self, tokenizer: Tokenizer, style: PromptStyle | None) -> None:
-        """`style` None makes every prompt raw."""
-        self.style = style
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def choose(cls, tokenizer: Tokenizer, folder: Path | None, name: str | None = None) -> "PromptEncoder":
-        """The encoder with the style `name` (`--prompt_style`), or with the style of the repository in `folder`.
-
-        The latter is its own template, else the named style that its vocabulary or model card shows, else raw.
-
-        Raises:
-            InputError: there is no such style, or `name` is "template" and the repository has none.
-        """
-        if name is not None and name not in STYLE_NAMES:
-            raise InputError(f"unknown --prompt_style {name!r}: choose one of {', '.join(STYLE_NAMES)}")
-        if name == "raw":
-            return cls(tokenizer, None)
-        if name in STYLES:
-            return cls(tokenizer, STYLES[name])
-        if (template := find_chat_template(folder, tokenizer)) is not None:
-            return cls(tokenizer, PromptStyle("template", template))
-        if name == "template":
-            others = ", ".join(STYLE_NAMES[1:])
-            raise InputError(f"the model ships no chat template: choose another --prompt_style of {others}")
-        return cls(tokenizer, _recognize(tokenizer, folder))
-
-    @property
-    def is_chat(self) -> bool:
-        """Whether prompts go through a template."""
-        return self.style is not None
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """Texts that end the style's answers."""
-        return self.style.stop_strings if self.style else ()
-
-    @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end the style's answers, besides the model's own end tokens."""
-        ids = map(self.tokenizer.token_to_id, self.style.stop_tokens if self.style else ())
-        return tuple(token_id for token_id in ids if token_id is not None)
-
-    def encode(
-        self, prompt: str | Sequence[Message], *, sys_prompt: str | None = None, raw: bool = False
-    ) -> list[int]:
-        """The ids of one user message or of a conversation, up to where the answer begins.
-
-        With `raw`, and for a model without a template, a text is taken as it is. A template writes its special
-        tokens itself, so none are added to it.
-
-        Raises:
-            InputError: the prompt is empty or malformed, or an option does not fit it.
-        """
-        if raw or self.style is None:
-            self._check_raw(prompt, sys_prompt, raw)
-            ids = self.tokenizer.encode_prompt(str(prompt))
-        else:
-            messages = _messages(prompt, sys_prompt)
-            text = self._template.render(messages, special_tokens=self.tokenizer.special_tokens)
-            encode = self.tokenizer.encode_prompt if self.style.adds_special_tokens else self.tokenizer.encode
-            ids = encode(text)
-        if not ids:
-            raise InputError("the prompt is empty: give it some text")
-        return ids
-
-    @cached_property
-    def _template(self) -> ChatTemplate:
-        """Compiled when it is first needed: raw prompts work with a broken template too."""
-        assert self.style is not None
-        return ChatTemplate(self.style.template)
-
-    def _check_raw(self, prompt: str | Sequence[Message], sys_prompt: str | None, raw: bool) -> None:
-        remedy = (
-            "drop --raw_prompt" if raw and self.style else f"choose a --prompt_style of {', '.join(STYLES)}"
-        )
-        why = "a raw prompt has no chat template" if raw else "the model has no chat template"
-        if sys_prompt is not None:
-            raise InputError(f"--sys_prompt cannot be used, {why}: {remedy}, or drop --sys_prompt")
-        if not isinstance(prompt, str):
-            raise InputError(f"a list of messages cannot be used, {why}: {remedy}, or give a text")
-
-
-def _recognize(tokenizer: Tokenizer, folder: Path | None) -> PromptStyle | None:
-    """The named style of a repository without a template, if its vocabulary or model card shows one."""
-    if all(tokenizer.token_to_id(token) is not None for token in ("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>")):
-        return STABLELM
-    if folder and (path := folder / "README.md").is_file():
-        card = path.read_text(encoding="utf-8", errors="replace")
-        if "<human>:" in card and "<bot>:" in card:
-            return REDPAJAMA
-    return None
-
-
-def _messages(prompt: str | Sequence[Message], sys_prompt: str | None) -> list[Message]:
-    messages = _checked([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
-    if sys_prompt is None:
-        return messages
-    if any(message["role"] == "system" for message in messages):
-        raise InputError("the messages hold a system message already: drop it, or --sys_prompt")
-    return [{"role": "system", "content": sys_prompt}, *messages]
-
-
-def _checked(messages: Sequence[Message]) -> list[Message]:
-    if not isinstance(messages, Sequence) or not messages:
-        raise InputError("a prompt must be a text or a non-empty list of messages")
-    for number, message in enumerate(messages, start=1):
-        if (
-            not isinstance(message, Mapping)
-            or not isinstance(message.get("role"), str)
-            or not isinstance(message.get("content", 0), str | list | None)
-        ):
-            wanted = '{"role": "user", "content": "…"}'
-            raise InputError(
-                f"message {number} is malformed: write it as {wanted}, with a role and a content"
-            )
-    return [dict(message) for message in messages]
 
 
 def _one_line(error: object) -> str:

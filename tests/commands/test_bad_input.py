@@ -488,7 +488,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--revision main": ("--revision is for Hub repositories", "leave it out"),
     "--prompt_style alpaca": ("'alpaca'", "template, raw, stablelm, redpajama, plain"),
     "--sys_prompt x --raw_prompt true": ("--sys_prompt cannot be used", "drop --raw_prompt"),
-    "--prompts rows.jsonl": ("give one of --prompt", "--prompts"),
+    "--prompts rows.jsonl": ("--prompt and --prompts", "give one"),
+    "--think true": ("--think", "no switch"),
+    """--chat_template_kwargs '{"mood": 1}'""": ("--chat_template_kwargs", "no variable 'mood'"),
+    "--chat_template_kwargs 5": ("--chat_template_kwargs must be a JSON object",),
     "--config nowhere.yaml": ("--config", "nowhere.yaml"),
     "--foo 1": ("--foo 1", "mygpt generate --help"),
     "surplus": ("surplus", "mygpt generate --help"),
@@ -503,7 +506,6 @@ def test_options(refused: Callable[..., None], models: Path, options: str) -> No
 
 def test_prompts_that_cannot_be(refused: Callable[..., None], models: Path) -> None:
     llama, raw = str(models / "llama"), ["--raw_prompt", "true"]
-    refused(["generate", llama], "give one of --prompt TEXT", "--prompts FILE.jsonl")
     refused(["generate", llama, "--prompt", "", *raw], "the prompt is empty")
     refused(["generate", llama, "--prompt", "x" * 128, *raw], "prompt of 128 tokens", "context of 128 tokens")
     refused(["generate", llama, "--prompt", "\udcff", *raw], "UTF-8")
@@ -529,6 +531,7 @@ ROWS: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "not an object": (b'["a"]\n', ("line 1", '{"prompt": "..."}')),
     "too deep": (b"[" * 10**5, ("line 1: not JSON",)),
     "other keys": (b'{"text": "a"}\n', ("line 1", '{"prompt": "..."}')),
+    "unknown keys": (b'{"prompt": "a", "temprature": 1}\n', ("line 1", "no key 'temprature'")),
     "prompt a number": (b'{"prompt": 5}\n', ("line 1", '{"prompt": "..."}')),
     "both": (b'{"prompt": "a", "messages": []}\n', ("line 1", '{"messages": [...]}')),
     "messages a text": (b'{"messages": "a"}\n', ("line 1", '{"messages": [...]}')),

@@ -121,6 +121,7 @@ def test_the_text_alone_is_on_standard_output(
         rf"cpu 32-true \| kernels {re.escape(kernels.describe())} \| loaded in \d+\.\d\d s \| "
         rf"{prompt_tokens} prompt tokens, first token after \d+\.\d\d s \| "
         r"12 new tokens, \d+\.\d tokens/s \| peak memory \d+\.\d\d GB \| seed 3\n"
+        r"the answer was cut after 12 tokens: --max_new_tokens 24 lets it go on\n"
     )
     assert re.fullmatch(pattern, err)
 

@@ -1,6 +1,7 @@
 """Chat templates render as in transformers, styles follow what a repository holds, no option is ignored."""
 
 import json
+import re
 from datetime import datetime
 
 import pytest
@@ -9,7 +10,9 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mygpt.errors import InputError
-from mygpt.text.chat_template import STYLES, ChatTemplate, PromptEncoder, PromptStyle, find_chat_template
+from mygpt.text.chat_template import ChatTemplate, find_chat_template
+from mygpt.text.prompt_encoder import PromptEncoder
+from mygpt.text.prompt_styles import STYLES, PromptStyle
 from mygpt.text.tokenizer import Tokenizer
 
 USER = {"role": "user", "content": "Hi <b> & 'you'"}
@@ -367,3 +370,56 @@ def test_named_styles_refuse_what_they_cannot_write(style):
     ):
         with pytest.raises(InputError, match="the chat template failed"):
             prompt_encoder.encode([message])
+
+
+THINKING = (
+    "{% for message in messages %}{{ message.content }}{% endfor %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}<no>{% endif %}{{ mood }}"
+)
+
+
+def thinking_encoder(template: str) -> PromptEncoder:
+    return PromptEncoder(tokenizer(), PromptStyle("template", template))
+
+
+def test_think_sets_the_templates_switch() -> None:
+    encoder = thinking_encoder(THINKING)
+    plain, off = encoder.encode("Hi"), encoder.encode("Hi", think=False)
+    assert encoder.tokenizer.decode(off) == encoder.tokenizer.decode(plain) + "<no>"
+    assert encoder.encode("Hi", think=True) == plain
+    assert encoder.encode("Hi", template_kwargs={"enable_thinking": False}) == off
+
+
+def test_deepseeks_switch_has_another_name() -> None:
+    template = (
+        "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+        "{{ messages[0].content }}{% if thinking %}<yes>{% endif %}"
+    )
+    encoder = thinking_encoder(template)
+    assert encoder.tokenizer.decode(encoder.encode("Hi", think=True)) == "Hi<yes>"
+    assert encoder.tokenizer.decode(encoder.encode("Hi")) == "Hi"
+
+
+def test_template_kwargs_are_variables() -> None:
+    encoder = thinking_encoder(THINKING)
+    assert encoder.tokenizer.decode(encoder.encode("Hi", template_kwargs={"mood": "!"})) == "Hi!"
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "says"),
+    [
+        ("{{ messages[0].content }}", {"think": True}, "has no switch for it; leave"),
+        ("{{ messages[0].content }}{{ reasoning_effort }}", {"think": False}, "reasoning_effort"),
+        (THINKING, {"template_kwargs": {"enable_thinkin": True}}, "no variable 'enable_thinkin'"),
+        (THINKING, {"template_kwargs": {"messages": []}}, "no variable 'messages'"),
+        (THINKING, {"raw": True, "think": True}, "--think is for chat templates"),
+        (
+            THINKING,
+            {"raw": True, "template_kwargs": {"a": 1}},
+            "--chat_template_kwargs is for chat templates",
+        ),
+    ],
+)
+def test_options_that_the_template_cannot_take(template: str, options: dict, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        thinking_encoder(template).encode("Hi", **options)

@@ -34,6 +34,13 @@ _ATTENTION = {
 _ROTATED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}  # and so permuted
 _MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+_SAMPLING = {  # llama.cpp's names of generation_config.json's
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 _USE_REPOSITORY = "use the model's Hugging Face repository instead"
@@ -190,8 +197,16 @@ class GGUFCheckpoint(Checkpoint):
         }
 
     def _generation_config(self) -> dict[str, Any]:
-        ids = [self._metadata.get(f"tokenizer.ggml.{key}") for key in _END_TOKENS]
-        return {"eos_token_id": [token for token in dict.fromkeys(ids) if token is not None]}
+        meta = self._metadata
+        ids = [meta.get(f"tokenizer.ggml.{key}") for key in _END_TOKENS]
+        sampling = {
+            name: meta.get(f"general.sampling.{key}")
+            if key == "top_k"
+            else meta.decimal(f"general.sampling.{key}")
+            for key, name in _SAMPLING.items()
+            if meta.get(f"general.sampling.{key}") is not None
+        }
+        return {"eos_token_id": [token for token in dict.fromkeys(ids) if token is not None], **sampling}
 
     def _hugging_face_names(self) -> dict[str, str]:
         """GGUF's name to Hugging Face's of every tensor that the config asks for, all of them present."""

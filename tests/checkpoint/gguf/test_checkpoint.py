@@ -254,6 +254,20 @@ def test_divisors_of_one_are_nothing(model: LlamaForCausalLM, path: Path):
     assert checkpoint.config["rope_scaling"] is None
 
 
+def test_sampling_is_read_by_llama_cpps_names(model: LlamaForCausalLM, path: Path):
+    def edit(writer: GGUFWriter) -> None:
+        writer.add_float32("general.sampling.temp", 0.6)
+        writer.add_int32("general.sampling.top_k", 20)
+        writer.add_float32("general.sampling.penalty_repeat", 1.1)
+
+    values = with_metadata(model, path, edit).generation_config
+    assert {key: value for key, value in values.items() if key != "eos_token_id"} == {
+        "temperature": 0.6,
+        "top_k": 20,
+        "repetition_penalty": 1.1,
+    }
+
+
 def test_end_tokens_are_collected_once(model: LlamaForCausalLM, path: Path):
     def edit(writer: GGUFWriter) -> None:
         writer.add_bos_token_id(1)
