@@ -59,6 +59,8 @@ class _Line:
     def read(self, arguments: Sequence[str]) -> list[str]:
         """All of it."""
         rest = list(arguments)
+        if not {"-h", "--help"}.isdisjoint(rest[: rest.index("--")] if "--" in rest else rest):
+            return ["--help"]  # whatever else is wrong
         after_dashes: list[str] = []
         while rest:
             token = rest.pop(0)
@@ -95,11 +97,10 @@ class _Line:
             self._with_value(name, action, value)
         elif bool in kinds(action):
             self.read_so_far.append(f"{name}={self._boolean(action, rest)}")
-        elif rest and list in kinds(action) and not _is_option(rest[0]):
-            self._with_value(name, action, rest.pop(0))
+        elif not rest or _is_option(rest[0]):
+            raise InputError(f"{name} needs a value; one that begins with a dash is written {name}=VALUE")
         else:
-            self.read_so_far += [name, *rest[:1]]  # jsonargparse says what is wrong with a value
-            del rest[:1]
+            self._with_value(name, action, rest.pop(0))
 
     def _with_value(self, name: str, action: argparse.Action, value: str) -> None:
         if list in kinds(action) and name != "--stop+":  # jsonargparse's own way to add to a list

@@ -57,8 +57,6 @@ class Parser(ArgumentParser):
 
 def _explain(message: str) -> str:
     """jsonargparse's message in words without Python's terms; an unknown message stays as it is."""
-    if message.endswith("expected one argument"):
-        return f"{message} (if it begins with a dash, write --option=VALUE)"
     if config := re.match(r"(?:Unexpected config|Problems parsing config):\s*(.*)", message):
         return f"--config must be a YAML file of options, such as 'temperature: 0' ({config[1]})"
     if (wrong := re.match(r'Parser key "(\w+)": (.*)', message)) is None:

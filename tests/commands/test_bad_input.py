@@ -448,7 +448,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--temperature nan": ("--temperature must be a number, it is 'nan'",),
     "--temperature inf": ("--temperature must be", "inf"),
     "--temperature abc": ("--temperature must be a number, it is 'abc'",),
-    "--temperature": ("--temperature", "expected one argument"),
+    "--temperature": ("--temperature needs a value",),
     "--top_p 0": ("--top_p must be above 0 and at most 1",),
     "--top_p 2": ("--top_p must be above 0 and at most 1",),
     "--top_k -1": ("--top_k must be 0 (all tokens) or above",),
@@ -503,7 +503,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--accelerator gpu": ("--accelerator must be one of auto, cpu, cuda, mps, it is 'gpu'\n",),
     "another": ("the prompt is given twice",),
     "another surplus": ("the prompt is given twice",),
-    "--prompt -x": ("--prompt", "--option=VALUE"),
+    "--prompt -x": ("--prompt needs a value; one that begins with a dash is written --prompt=VALUE",),
+    "--prompt --max-new-tokens": ("--prompt needs a value",),
+    "--config": ("--config needs a value",),
 }
 
 

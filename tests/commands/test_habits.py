@@ -96,7 +96,7 @@ def test_other_commands(understood: Understood, arguments: list[str], expected: 
 
 def test_after_two_dashes_all_is_text() -> None:
     parser = build_parser()
-    assert canonical(parser, ["--seed", "1", "--", "repo"]) == ["--seed", "1", "--", "repo"]
+    assert canonical(parser, ["--seed", "1", "--", "repo"]) == ["--seed=1", "--", "repo"]
     assert canonical(parser, ["repo", "--", "--top-k is?"]) == ["repo", "--prompt=--top-k is?"]
     assert canonical(parser, ["--", "-x", "-y"]) == ["--prompt=-y", "--", "-x"]
 

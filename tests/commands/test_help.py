@@ -108,6 +108,14 @@ def test_help_is_a_command_too(page: str, command: str, capfd: pytest.CaptureFix
         assert capfd.readouterr().out == page
 
 
+def test_help_comes_before_what_is_wrong(capfd: pytest.CaptureFixture[str]) -> None:
+    page = parser_of("generate").format_help()
+    for arguments in (["--temprature", "0", "--help"], ["-h", "--top-k"], ["a", "b", "c", "--help"]):
+        assert main(["generate", *arguments]) == 0
+        assert capfd.readouterr() == (page, "")
+    assert main(["generate", "--", "a", "b", "--help"]) == 2
+
+
 def test_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     lines = parser_of("chat").format_help().split("\nexamples:")[0].splitlines()
