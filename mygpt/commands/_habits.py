@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,9 @@ class _Line:
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.prog = parser.prog
         self.options = {name: action for action in parser._actions for name in action.option_strings}
-        self.places = sum(not action.option_strings for action in parser._actions)
+        places = [action for action in parser._actions if not action.option_strings]
+        several = any(action.nargs not in (None, "?") for action in places)
+        self.places = math.inf if several else len(places)
         self.read_so_far: list[str] = []
         self.positionals: list[str] = []
         self.lists: dict[str, list[str]] = {}  # the texts of a repeated option
@@ -117,8 +120,9 @@ class _Line:
         """`-p`, `-pTEXT` or `-p=TEXT`, but not `-prompt`."""
         if f"-{token.partition('=')[0]}" in self.options:
             raise InputError(f"{self.prog} has no option {token}; did you mean -{token}?")
-        name, value = token[:2], token[2:].removeprefix("=")
-        return name, "=" if len(token) > 2 else "", value
+        if token[:2] not in self.options:
+            return token.partition("=")
+        return token[:2], token[2:] and "=", token[2:].removeprefix("=")
 
     def _known(self, given: str) -> str:
         """The option that a name means: exactly, with dashes for underscores, or by its first letters."""
@@ -135,6 +139,8 @@ class _Line:
         raise InputError(f"{self.prog} has no option {given}{hint}")
 
     def _check_positionals(self) -> None:
+        if len(self.positionals) > self.places + ("--prompt" in self.options):
+            raise InputError(f"there is no place for {self.positionals[-1]!r}; see '{self.prog} --help'")
         if "--prompt" not in self.options or not self.positionals:
             return
         second = len(self.positionals) > self.places
@@ -161,7 +167,7 @@ def _texts(name: str, value: str) -> list[str]:
         return [value]
     try:
         items = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         if value.startswith(('["', "['")):  # nobody means to stop at such a text
             raise InputError(
                 f"""--{name} {value!r} is not a JSON list such as '["###", "User:"]'"""

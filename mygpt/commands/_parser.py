@@ -76,7 +76,7 @@ def _load_yaml(text: str) -> Any:
     A JSON list is read as JSON, which has characters that YAML refuses.
     """
     if text.startswith("["):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)
     value = get_loader("yaml")(text)
     return text if value is None else value

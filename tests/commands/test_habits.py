@@ -62,12 +62,13 @@ def understood(capfd: pytest.CaptureFixture[str]) -> Understood:
         (["--stop", '["\\n\\n", "###"]'], {"stop": ["\n\n", "###"]}),
         (["--stop", '["A", "B"]', "--stop", "C"], {"stop": ["A", "B", "C"]}),
         (["--stop", "[INST]"], {"stop": ["[INST]"]}),
+        (["--stop", "[" * 10**5], {"stop": ["[" * 10**5]}),
         (["--stop", "5", "--stop", "null", "--stop", "{"], {"stop": ["5", "null", "{"]}),
         (["--stop", "\x7f\u2028\N{PILE OF POO}"], {"stop": ["\x7f\u2028\N{PILE OF POO}"]}),
         (["--stop", r'["\ud83d\ude00"]'], {"stop": ["\N{GRINNING FACE}"]}),
         (["--stop+", '["A"]'], {"stop": ["A"]}),  # jsonargparse's own
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_generate(understood: Understood, arguments: list[str], expected: dict[str, Any]) -> None:
     options = understood("generate", *arguments)
@@ -87,7 +88,7 @@ def test_generate(understood: Understood, arguments: list[str], expected: dict[s
         (["download", "a/b", "--checkpoint-dir", "c-d"], {"repo": "a/b", "checkpoint_dir": "c-d"}),
         (["convert", "a-b", "c-d", "--access-token=e-f"], {"source": "a-b", "target": "c-d"}),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_other_commands(understood: Understood, arguments: list[str], expected: dict[str, Any]) -> None:
     options = understood(*arguments)
