@@ -16,7 +16,8 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from mygpt.errors import InputError, did_you_mean
 
@@ -35,8 +36,7 @@ def canonical(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list
 def kinds(action: argparse.Action) -> set[Any]:
     """The types that an option's value can have; of a `list[str]` it is `list`, of `str | None` both."""
     hint = getattr(action, "_typehint", action.type) or str  # jsonargparse's attribute, else argparse's
-    # A union has arguments and is not called (`list[str]` is).
-    members = [hint] if get_origin(hint) in (None, list) else get_args(hint)
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return {get_origin(member) or member for member in members}
 
 
