@@ -11,30 +11,40 @@ import time
 from collections.abc import Sequence
 
 from mygpt import __version__
-from mygpt.errors import InputError, WorkerFinished, one_line
+from mygpt.errors import InputError, WorkerFinished, did_you_mean, one_line
 from mygpt.parallel.rank_env import REPORT_DELAY_S, become_worker, env_rank, is_worker, started_as_worker
 
-# Each is a module of mygpt.commands with a function run(arguments).
+# Each is a module of mygpt.commands with the functions build_parser() and run(arguments).
 COMMANDS = {
     "chat": "Talk with a model.",
-    "generate": "Generate text from a prompt, or from a file of prompts.",
-    "generate_sequentially": "The same with the layers on several devices, which work in turn.",
-    "generate_tp": "The same with a slice of every matrix on each device.",
-    "download": "Download a model's weights, or list the supported families.",
-    "plan": "Tell whether a model fits: the memory that a command takes on each device.",
-    "convert": "Write a model as a folder of safetensors: cast, quantized, or out of a GGUF file.",
+    "generate": "Generate text from a prompt or a file of prompts.",
+    "generate_sequentially": "The same, with layers on several devices in turn.",
+    "generate_tp": "The same, with a slice of every matrix on each device.",
+    "download": "Download a model, or list the families and names.",
+    "plan": "Tell how much memory a model takes, and if it fits.",
+    "convert": "Write a model in another type, quantized, or from GGUF.",
+    "completion": "Print what makes a shell complete mygpt's options.",
 }
+EXAMPLES = (
+    "mygpt chat",
+    'mygpt generate qwen3-0.6b "What is the capital of France?"',
+    "mygpt plan llama-3.3-70b --quantize bnb.nf4 --device_memory 24GB",
+)
 
 
 def usage() -> str:
     """The text of `mygpt --help`."""
     width = max(map(len, COMMANDS))
     table = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    examples = "\n".join(f"  {example}" for example in EXAMPLES)
     return (
         "usage: mygpt COMMAND [CHECKPOINT] [options]\n\n"
-        "Runs decoder-only language models from their Hugging Face repository, a local folder or a GGUF file.\n\n"
+        "Runs language models from their Hugging Face repository, a local folder or a\n"
+        "GGUF file.\n\n"
         f"commands:\n{table}\n\n"
-        "'mygpt COMMAND --help' lists a command's options; 'mygpt --version' prints the version.\n"
+        "'mygpt help COMMAND' lists a command's options; 'mygpt --version' prints the\n"
+        "version.\n\n"
+        f"examples:\n{examples}\n"
     )
 
 
@@ -67,15 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]  # `help generate` is `generate --help`
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version", "version"):
         print(__version__)
         return
-    name, *rest = arguments
+    given, *rest = arguments
+    name = given.replace("-", "_")
     if name not in COMMANDS:
-        raise InputError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
+        hint = did_you_mean(name, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        raise InputError(f"there is no command {given!r}{hint}")
     # A worker ends here when rank 0 has; SystemExit is also argparse's way out of --help and --print_config.
     with contextlib.suppress(WorkerFinished, SystemExit):
         importlib.import_module(f"mygpt.commands.{name}").run(rest)

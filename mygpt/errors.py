@@ -1,6 +1,7 @@
 """The two ways in which mygpt fails on purpose, each one line on standard error; and how a worker's work ends."""
 
 import re
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -40,3 +41,19 @@ def one_line(error: Exception) -> str:
         remedy = "try a smaller --max_new_tokens, --batch_size or model, or more --devices; 'mygpt plan' says what fits"
         return f"out of memory; {remedy} ({text})"
     return f"{type(error).__name__}: {text} (MYGPT_DEBUG=1 shows where)"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that a mistyped word is most like, or that holds it; None if there is none."""
+    from difflib import get_close_matches  # only now: few commands fail
+
+    word, names = word.lower(), {name.lower(): name for name in known}
+    close = get_close_matches(word, names, n=1, cutoff=0.7)
+    holding = sorted((name for name in names if len(word) > 2 and word in name), key=len)
+    return next((names[name] for name in close + holding), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean NAME?` with the nearest name, for the end of an error message; "" if there is none."""
+    name = nearest(word, known)
+    return f"; did you mean {prefix}{name}?" if name else ""

@@ -13,12 +13,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mygpt.errors import InputError
+from mygpt.errors import InputError, did_you_mean
 from mygpt.quantize.schemes import quantizers
+from mygpt.text.prompt_styles import STYLE_NAMES
 
-PRECISIONS = ("32-true", "16-true", "bf16-true")
-SPECULATIONS = ("ngram",)
-STRATEGIES = ("auto", "sequential", "tensor", "fsdp")
+# Other names that users know for a precision.
+PRECISION_ALIASES = {
+    **dict.fromkeys(("fp32", "float32", "32"), "32-true"),
+    **dict.fromkeys(("fp16", "float16", "half", "16"), "16-true"),
+    **dict.fromkeys(("bf16", "bfloat16"), "bf16-true"),
+}
 # The commands that run models, and the strategy of each for several devices.
 COMMAND_STRATEGIES = {
     "generate": "auto",
@@ -26,7 +30,18 @@ COMMAND_STRATEGIES = {
     "generate_sequentially": "sequential",
     "generate_tp": "tensor",
 }
-ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+# Options that have one of a few values. `choices` adds those of `--quantize`.
+CHOICES = {
+    "precision": ("32-true", "16-true", "bf16-true"),
+    "dtype": ("float32", "float16", "bfloat16"),
+    "accelerator": ("auto", "cpu", "cuda", "mps"),
+    "strategy": ("auto", "sequential", "tensor", "fsdp"),
+    "speculate": ("ngram",),
+    "on_overflow": ("drop", "error"),
+    "command": tuple(COMMAND_STRATEGIES),
+    "prompt_style": STYLE_NAMES,
+    "shell": ("bash", "zsh", "fish"),
+}
 # Python's types in words, for error messages.
 TYPE_WORDS = {
     "str": "a text (in a YAML file, put it in quotes)",
@@ -44,25 +59,26 @@ class LoadOptions:
     """How the model is loaded.
 
     Args:
-        precision: 32-true, 16-true or bf16-true; by default the best that the device runs well; on a CPU,
-            32-true for models that take less than 1 GB in it.
-        quantize: Quantize the linear layers with bitsandbytes while they are loaded, to 4 bits (bnb.nf4,
-            bnb.nf4-dq, bnb.fp4, bnb.fp4-dq) or 8 (bnb.int8); precision is bf16-true then, where it is not given.
-        accelerator: auto, cpu, cuda or mps; auto takes the GPU if there is one.
+        precision: The type of the model's numbers, also written fp32, fp16 or bf16. By default the one that the device
+            computes well with; on a CPU, 32-true for models of less than 1 GB in that type.
+        quantize: Store the linear layers in 4 bits (nf4, fp4; -dq packs them tighter) or 8 (int8) with bitsandbytes,
+            while they are loaded. By default they stay as they are.
+        accelerator: The kind of device. auto takes the GPU if there is one.
         devices: How many devices to use, auto for all, or a list such as cuda:0,cuda:1,cpu; on a CPU, the number
             of processes or parts.
         num_nodes: How many machines to use, each with the same number of devices; start with torchrun or SLURM.
         strategy: How several devices share the model: sequential (layers in turn), tensor (each a slice of every
-            matrix) or fsdp; by default tensor if their number divides the model, else sequential.
-        cpu_offload: With fsdp, keep the weights in host memory until a layer runs.
-        compile: Compile the model with torch.compile while it is loaded; this takes longer the first time. On one GPU,
-            a token's step becomes a CUDA graph. For GPUs: on CPUs with mygpt's kernels it makes decoding slower.
+            matrix), fsdp, or auto: tensor if their number divides the model, else sequential. By default the
+            command's own.
+        cpu_offload: With fsdp, keep the weights in the machine's memory until a layer runs.
+        compile: Compile the model with torch.compile. It starts more slowly and runs faster on GPUs; on CPUs with
+            mygpt's own kernels it runs more slowly.
         draft: A smaller model with the same vocabulary, on the first device. It guesses tokens, and the model checks
             several at once; greedy answers and the distribution of samples stay the same.
-        prompt_style: stablelm, redpajama, plain, template (the repository's own) or raw; by default what the
-            repository's files show.
+        prompt_style: How a conversation is written: template (the repository's own), raw (not at all) or a known style.
+            By default what the repository's files show.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
-        revision: Branch, tag or commit of the repository.
+        revision: Branch, tag or commit of the repository; by default its main branch.
     """
 
     precision: str | None = None
@@ -79,10 +95,9 @@ class LoadOptions:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("quantize", self.quantize, tuple(quantizers()))
-        _one_of("accelerator", self.accelerator, ACCELERATORS)
-        _one_of("strategy", self.strategy, STRATEGIES)
+        object.__setattr__(self, "precision", PRECISION_ALIASES.get(str(self.precision), self.precision))
+        for name in ("precision", "quantize", "accelerator", "strategy", "prompt_style"):
+            check_choice(name, getattr(self, name))
         count = str(self.devices)
         if count != "auto" and not re.fullmatch(r"[1-9]\d*|[a-z]+(:\d+)?(,[a-z]+(:\d+)?)*", count):
             raise InputError(
@@ -125,11 +140,13 @@ class SamplingOptions:
     """How the next token is chosen; what is not given is as the model's authors recommend.
 
     Args:
-        temperature: Divides the logits; 0 always takes the most likely token (greedy).
-        top_k: Sample from this many most likely tokens only; 0 for all.
-        top_p: Sample from the most likely tokens that together reach this probability (0 to 1).
+        temperature: Higher is more varied; 0 always takes the most likely token (greedy). By default what the model's
+            authors recommend, as for all of sampling, else 0.8.
+        top_k: Sample from this many most likely tokens only; 0 for all. By default the authors', else 50.
+        top_p: Sample from the most likely tokens that together reach this probability (0 to 1). By default the
+            authors', else 1: from all.
         min_p: Drop tokens less likely than this share of the most likely one (0 to 1).
-        repetition_penalty: Above 1, tokens of the prompt and the answer become less likely.
+        repetition_penalty: Above 1, tokens of the prompt and the answer become less likely to come again.
     """
 
     temperature: float | None = None
@@ -151,7 +168,7 @@ class GenerateOptions:
     """What to generate from, and how to show it.
 
     Args:
-        prompts: A JSON Lines file of prompts, each row {"prompt": ...} or {"messages": [...]}.
+        prompts: A JSON Lines file of prompts: each row {"prompt": ...} or {"messages": [...]}.
         sys_prompt: The system message.
         raw_prompt: Take the prompt as it is, without the chat template.
         think: Let a model that can reason do so before it answers, or not; by default as its chat template has it.
@@ -159,12 +176,12 @@ class GenerateOptions:
         max_new_tokens: Generate at most this many tokens; by default what the model's authors recommend, else 1024
             after a chat template (a chat model ends by itself) and 50 after a raw prompt.
         num_samples: Generate this many answers to each prompt, together as one batch.
-        batch_size: Prompts of a file that run together.
-        seed: Makes the answers repeatable (sample i uses seed + i); by default drawn at random.
-        stop: Texts that end an answer, as a JSON list; they are not part of the answer.
-        json: Print one JSON object per sample instead of the text.
-        speculate: ngram guesses the tokens that followed the same ones earlier in the text, and the model checks
-            several at once; faster for repetitive texts, and no answer changes.
+        batch_size: Run this many prompts of a file together.
+        seed: Makes the answers repeatable (answer i uses seed + i); by default drawn at random.
+        stop: A text that ends the answer and is no part of it; repeat the option for several, or give a JSON list.
+        json: Print one JSON object per answer instead of the text.
+        speculate: Guess tokens: those that followed the same ones earlier in the text. The model checks several at
+            once, which is faster for texts that repeat themselves.
     """
 
     prompts: Path | None = None
@@ -176,16 +193,16 @@ class GenerateOptions:
     num_samples: int = 1
     batch_size: int = 8
     seed: int | None = None
-    stop: list[str] = field(default_factory=list)
+    stop: list[str] | str = field(default_factory=list)
     json: bool = False
     speculate: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("speculate", self.speculate, SPECULATIONS)
+        check_choice("speculate", self.speculate)
         for name in ("max_new_tokens", "num_samples", "batch_size"):
             value = getattr(self, name)
             _require(self, name, value is None or value >= 1, "1 or above")
-        _require(self, "stop", all(self.stop), "a list of texts that are not empty")
+        _check_stop(self)
         _require(self, "seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
 
 
@@ -199,10 +216,10 @@ class ChatOptions:
         chat_template_kwargs: Variables for the chat template, as a JSON object.
         max_new_tokens: Answer with at most this many tokens; by default what the context leaves.
         seed: Makes the answers repeatable (answer i uses seed + i); by default drawn at random.
-        stop: Texts that end an answer, as a JSON list; they are not part of the answer.
-        on_overflow: What happens when the context is full: drop (the oldest turns) or error.
-        speculate: ngram guesses the tokens that followed the same ones earlier in the text, and the model checks
-            several at once; faster for repetitive texts, and no answer changes.
+        stop: A text that ends the answer and is no part of it; repeat the option for several, or give a JSON list.
+        on_overflow: When the context is full: drop the oldest turns, or end with an error.
+        speculate: Guess tokens: those that followed the same ones earlier in the text. The model checks several at
+            once, which is faster for texts that repeat themselves.
     """
 
     sys_prompt: str | None = None
@@ -210,18 +227,18 @@ class ChatOptions:
     chat_template_kwargs: dict[str, Any] | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
-    stop: list[str] = field(default_factory=list)
+    stop: list[str] | str = field(default_factory=list)
     on_overflow: str = "drop"
     speculate: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("speculate", self.speculate, SPECULATIONS)
+        check_choice("speculate", self.speculate)
         _require(
             self, "max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "1 or above"
         )
-        _require(self, "stop", all(self.stop), "a list of texts that are not empty")
+        _check_stop(self)
         _require(self, "seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
-        _one_of("on_overflow", self.on_overflow, ("drop", "error"))
+        check_choice("on_overflow", self.on_overflow)
 
 
 @dataclass(frozen=True)
@@ -229,16 +246,15 @@ class PlanOptions:
     """What to plan for.
 
     Args:
-        command: generate, chat, generate_sequentially or generate_tp.
+        command: The command to plan for.
         prompt_tokens: Tokens of a prompt.
         max_new_tokens: Tokens of an answer; by default the command's own limit: 50, and in a chat what the context
             leaves.
         batch_size: Prompts that run together.
         num_samples: Answers to each prompt.
-        device_memory: The memory of each device, as 40GB or 24GiB; by default the free memory of this
-            machine's devices.
-        bandwidth: GB per second that a device reads from its memory; prints the most tokens per second that it allows.
-        compare: A table of all commands by 1, 2, 4, 5 and 8 devices and by quantization.
+        device_memory: The memory of each device, as 24GB (or 24G) or 24GiB; by default what is free on this machine's.
+        bandwidth: How fast a device reads its memory; adds the most tokens per second that this allows.
+        compare: Print a table of all commands by 1, 2, 4, 5 and 8 devices and by quantization.
         json: Print one JSON object instead of a table.
     """
 
@@ -253,7 +269,7 @@ class PlanOptions:
     json: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("command", self.command, tuple(COMMAND_STRATEGIES))
+        check_choice("command", self.command)
         for name in ("prompt_tokens", "batch_size", "num_samples"):
             _require(self, name, getattr(self, name) >= 1, "1 or above")
         _require(
@@ -270,7 +286,7 @@ class PlanOptions:
         """
         if self.device_memory is None:
             return None
-        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])(I?)B", self.device_memory.upper())
+        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])(I?)B?", self.device_memory.upper())
         if size is None or not float(size[1]):
             raise InputError(
                 f"--device_memory must be a size such as 40GB or 24GiB, it is {self.device_memory!r}"
@@ -284,14 +300,31 @@ class ReplOptions:
     """How a conversation looks.
 
     Args:
-        multiline: A message may have several lines; a line `!submit`, or Alt-Enter, sends it.
+        multiline: A message may have several lines; a line !submit, or Alt-Enter, sends it.
         markdown: Render the answers' Markdown; by default if standard output is a terminal.
-        load: Continue a conversation that `/save` wrote.
+        load: Continue a conversation that /save wrote.
     """
 
     multiline: bool = False
     markdown: bool | None = None
     load: Path | None = None
+
+
+def choices(option: str) -> tuple[str, ...]:
+    """The values of an option that has one of a few; () for any other."""
+    return tuple(quantizers()) if option == "quantize" else CHOICES.get(option, ())
+
+
+def check_choice(option: str, value: str | None) -> None:
+    """Check the value of an option that has one of a few; None is not given.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    known = choices(option)
+    if value is not None and value not in known:
+        hint = did_you_mean(str(value), known)
+        raise InputError(f"--{option} must be one of {', '.join(known)}, it is {value!r}{hint}")
 
 
 def check_one_drafter(draft: object, speculate: str | None) -> None:
@@ -321,12 +354,14 @@ def check_types(options: type, values: Mapping[str, Any]) -> None:
             raise InputError(f"--{name} must be {TYPE_WORDS[kinds[0].__name__]}, it is {value!r}")
 
 
+def _check_stop(options: GenerateOptions | ChatOptions) -> None:
+    """Make one text a list of one, and check that none is empty."""
+    if isinstance(options.stop, str):
+        object.__setattr__(options, "stop", [options.stop])
+    _require(options, "stop", all(options.stop), "a text or a list of texts that are not empty")
+
+
 def _require(options: object, name: str, good: bool, expected: str) -> None:
     value = getattr(options, name)
     if not good or (isinstance(value, float) and not math.isfinite(value)):
         raise InputError(f"--{name} must be {expected}, it is {value}")
-
-
-def _one_of(name: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise InputError(f"--{name} must be one of {', '.join(known)}, it is {value!r}")

@@ -133,6 +133,7 @@ def modules_after(code: str) -> set[str]:
         "import mygpt.families",
         "from mygpt.__main__ import main; main(['--help'])",
         "from mygpt.__main__ import main; main(['chat', '--help'])",
+        "from mygpt.__main__ import main; main(['help', 'generate'])",
         "from mygpt.__main__ import main; main(['plan', '--help'])",
         "from mygpt.__main__ import main; main(['generate', '--temperature', '-1', '--prompt', 'x'])",
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -17,7 +19,9 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_loader,
 )
 
-from mygpt.errors import InputError
+from mygpt.commands._habits import canonical
+from mygpt.commands._help import format_help
+from mygpt.errors import InputError, did_you_mean
 from mygpt.options import TYPE_WORDS, LoadOptions
 
 T = TypeVar("T")
@@ -28,9 +32,20 @@ _CONFIG_HELP = "Options from a YAML file; later options on the command line win.
 class Parser(ArgumentParser):
     """Raises InputError for bad options. (ArgumentParser prints the usage and exits.)"""
 
+    examples: tuple[str, ...] = ()
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The page that `--help` prints."""
+        return format_help(self, self.examples)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Called by jsonargparse with its error message."""
-        raise InputError(f"{_explain(' '.join(message.split()))}; see '{self.prog} --help'") from ex
+        message = " ".join(message.split())
+        if key := re.match(r"Option '(.+?)' is not accepted", message):  # a key of a YAML file
+            names = {action.dest for action in self._actions}
+            hint = did_you_mean(key[1], names) or f"; see '{self.prog} --help'"
+            raise InputError(f"--config: {self.prog} has no option {key[1]!r}{hint}") from ex
+        raise InputError(f"{_explain(message)}; see '{self.prog} --help'") from ex
 
     def dump(self, cfg: Namespace, *arguments: Any, **options: Any) -> str:
         """The configuration as YAML (`--print_config`), without the token."""
@@ -42,8 +57,6 @@ class Parser(ArgumentParser):
 
 def _explain(message: str) -> str:
     """jsonargparse's message in words without Python's terms; an unknown message stays as it is."""
-    if message.endswith("expected one argument"):
-        return f"{message} (if it begins with a dash, write --option=VALUE)"
     if config := re.match(r"(?:Unexpected config|Problems parsing config):\s*(.*)", message):
         return f"--config must be a YAML file of options, such as 'temperature: 0' ({config[1]})"
     if (wrong := re.match(r'Parser key "(\w+)": (.*)', message)) is None:
@@ -58,7 +71,13 @@ def _explain(message: str) -> str:
 
 
 def _load_yaml(text: str) -> Any:
-    """As jsonargparse, but a text of YAML comments only stays a text: `--sys_prompt '# Be kind'` is not null."""
+    """As jsonargparse, but a text of YAML comments only stays a text: `--sys_prompt '# Be kind'` is not null.
+
+    A JSON list is read as JSON, which has characters that YAML refuses.
+    """
+    if text.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
     value = get_loader("yaml")(text)
     return text if value is None else value
 
@@ -66,9 +85,15 @@ def _load_yaml(text: str) -> Any:
 set_loader("mygpt", _load_yaml, exceptions=(yaml.YAMLError,))
 
 
-def make_parser(command: str, description: str, checkpoint: bool = True) -> Parser:
-    """A parser with the arguments of every command: `--config`, `--print_config` and (by default) CHECKPOINT."""
+def make_parser(
+    command: str, description: str, examples: Sequence[str] = (), checkpoint: bool = True
+) -> Parser:
+    """A parser with the arguments of every command: `--config`, `--print_config` and (by default) CHECKPOINT.
+
+    `examples` are whole command lines of 78 columns or less, for the end of the help.
+    """
     parser = Parser(prog=f"mygpt {command}", description=description, parser_mode="mygpt")
+    parser.examples = tuple(examples)
     parser.add_argument("--config", action=ActionConfigFile, help=_CONFIG_HELP)
     if checkpoint:
         parser.add_argument(
@@ -76,7 +101,8 @@ def make_parser(command: str, description: str, checkpoint: bool = True) -> Pars
             nargs="?",
             type=str,
             default=argparse.SUPPRESS,  # any other default would win over the YAML file
-            help="A local folder, a .gguf file or a Hub repository; by default SmolLM2-135M-Instruct.",
+            help="A local folder, a .gguf file, a Hub repository or a short name ('mygpt download list' "
+            "shows some); by default SmolLM2-135M-Instruct.",
         )
     return parser
 
@@ -87,12 +113,12 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     Raises:
         InputError: an unknown option, or a value of the wrong type.
     """
-    return parser.parse_args(list(arguments))
+    return parser.parse_args(canonical(parser, arguments))
 
 
 def given(parser: Parser, arguments: Sequence[str]) -> set[str]:
     """The names of the options that the user gave, on the command line or in a file."""
-    return set(parser.parse_args(list(arguments), defaults=False).keys())
+    return set(parser.parse_args(canonical(parser, arguments), defaults=False).keys())
 
 
 def take(options: type[T], namespace: Namespace) -> T:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mygpt.commands._parser import given, make_parser, parse, take, with_strategy
+from mygpt.commands._parser import Parser, given, make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO
 from mygpt.hub.prefetch import prefetch
 from mygpt.options import ChatOptions, LoadOptions, ReplOptions, SamplingOptions, check_one_drafter
 
 GROUPS = (ReplOptions, ChatOptions, SamplingOptions, LoadOptions)
+EXAMPLES = (
+    "mygpt chat",
+    "mygpt chat qwen3-4b --quantize bnb.nf4",
+    "mygpt chat llama-3.2-3b --sys_prompt 'Answer in French.' --temperature 0.5",
+)
+
+
+def build_parser() -> Parser:
+    """The options of the command."""
+    parser = make_parser("chat", "Talk with a model.", EXAMPLES)
+    for group in GROUPS:
+        parser.add_class_arguments(group)
+    return parser
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -19,9 +32,7 @@ def run(arguments: Sequence[str]) -> None:
 
     The options that the user gives win over the settings of a saved conversation.
     """
-    parser = make_parser("chat", "Talk with a model.")
-    for group in GROUPS:
-        parser.add_class_arguments(group)
+    parser = build_parser()
     parsed = parse(parser, arguments)
     repl, options = take(ReplOptions, parsed), take(ChatOptions, parsed)
     sampling, loading = (

@@ -6,21 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mygpt.commands._parser import make_parser, parse
+from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.errors import InputError
+from mygpt.options import check_choice
 from mygpt.quantize.schemes import quantizers
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-DTYPES = ("float32", "float16", "bfloat16")
+EXAMPLES = (
+    "mygpt convert model.Q4_0.gguf ./my-model --dtype bfloat16",
+    "mygpt convert mistral-7b ./mistral-nf4 --quantize bnb.nf4-dq",
+)
+
+
+def build_parser() -> Parser:
+    """The options of the command."""
+    description = "Write a model as a folder of safetensors: cast, quantized, or out of a GGUF file."
+    parser = make_parser("convert", description, EXAMPLES, checkpoint=False)
+    parser.add_function_arguments(convert, as_positional=True)
+    return parser
 
 
 def run(arguments: Sequence[str]) -> None:
     """Parse the options and convert."""
-    parser = make_parser("convert", "Write a model as a folder of safetensors.", checkpoint=False)
-    parser.add_function_arguments(convert, as_positional=True)
-    parsed = parse(parser, arguments)
+    parsed = parse(build_parser(), arguments)
     convert(**{key: value for key, value in vars(parsed).items() if key != "config"})
 
 
@@ -37,18 +47,17 @@ def convert(
     The folder appears when it is complete; one that exists is never written to.
 
     Args:
-        source: A local folder, a .gguf file or a Hub repository.
+        source: A local folder, a .gguf file, a Hub repository or a short name.
         target: The folder to make.
-        dtype: float32, float16 or bfloat16; by default each weight stays as it is, but with quantize those that
-            are not quantized become bfloat16.
-        quantize: bnb.nf4, bnb.nf4-dq, bnb.fp4, bnb.fp4-dq or bnb.int8: linear layers are stored in bitsandbytes'
-            4 or 8 bits, as transformers reads them too.
+        dtype: The type of the weights. By default each stays as it is, but with --quantize those that are not
+            quantized become bfloat16.
+        quantize: Store the linear layers in bitsandbytes' 4 or 8 bits, as transformers reads them too. By default
+            they stay as they are.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
-        revision: Branch, tag or commit of the repository.
+        revision: Branch, tag or commit of the repository; by default its main branch.
     """
-    for name, value, known in (("dtype", dtype, DTYPES), ("quantize", quantize, quantizers())):
-        if value is not None and value not in known:
-            raise InputError(f"--{name} must be one of {', '.join(known)}, it is {value!r}")
+    check_choice("dtype", dtype)
+    check_choice("quantize", quantize)
     folder = Path(target).expanduser()
     if folder.exists():  # before anything is downloaded
         raise InputError(f"{folder} exists; name a new folder, or remove it")

@@ -4,17 +4,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mygpt.commands._parser import make_parser, parse
+from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.errors import InputError
 from mygpt.families import check_folder
 from mygpt.hub.resolve import download as download_repo
 
+EXAMPLES = (
+    "mygpt download list",
+    "mygpt download Qwen/Qwen3-0.6B",
+    "mygpt download llama-3.2-1b --access_token hf_...",
+)
+
+
+def build_parser() -> Parser:
+    """The options of the command."""
+    description = "Download a model's weights, or list the supported families."
+    parser = make_parser("download", description, EXAMPLES, checkpoint=False)
+    parser.add_function_arguments(download, as_positional=True)
+    return parser
+
 
 def run(arguments: Sequence[str]) -> None:
     """Parse the options and download."""
-    parser = make_parser("download", "Download a model, or list what is supported.", checkpoint=False)
-    parser.add_function_arguments(download, as_positional=True)
-    parsed = parse(parser, arguments)
+    parsed = parse(build_parser(), arguments)
     download(parsed.repo, parsed.checkpoint_dir, parsed.access_token, parsed.revision)
 
 
@@ -29,13 +41,11 @@ def download(
     Only the files that mygpt needs are fetched. Run the same command again to go on after an interruption.
 
     Args:
-        repo: The repository, `owner/name`; or `list`, which lists the supported model families with examples.
-        checkpoint_dir: Put the files into the folder `<checkpoint_dir>/<repo>`. Default: the Hugging Face
-            cache (`$HF_HOME/hub`, else `~/.cache/huggingface/hub`). Every command also looks for models
-            in `./checkpoints`.
-        access_token: A Hugging Face token, for gated and private repositories. Default: `$HF_TOKEN`, else
-            the one that `hf auth login` stored.
-        revision: The branch, tag or commit to download. Default: the main branch.
+        repo: A repository of the Hub (owner/name) or a short name; list shows the supported families and names.
+        checkpoint_dir: Put the files into FOLDER/owner/name; every command looks into ./checkpoints too. By default
+            they go into the Hugging Face cache.
+        access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
+        revision: Branch, tag or commit of the repository; by default its main branch.
     """
     if repo != "list":
         target = None if checkpoint_dir is None else Path(checkpoint_dir).expanduser()
@@ -51,17 +61,20 @@ def download(
 
 def _print_families() -> None:
     from mygpt.families import FAMILIES
+    from mygpt.hub.short_names import SHORT_NAMES
 
     families = sorted(FAMILIES.values(), key=lambda family: family.model_type)
     if not sys.stdout.isatty():  # for grep and cut
         for family in families:
-            print(family.model_type, family.summary, ", ".join(family.examples), sep="\t")
+            names = SHORT_NAMES.get(family.model_type, ())
+            print(family.model_type, family.summary, ", ".join(family.examples), ", ".join(names), sep="\t")
         return
 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model_type", "family", "for example")
+    table = Table("model_type", "family", "for example", "short names")
     for family in families:
-        table.add_row(family.model_type, family.summary, "\n".join(family.examples))
+        names = SHORT_NAMES.get(family.model_type, ())
+        table.add_row(family.model_type, family.summary, "\n".join(family.examples), "\n".join(names))
     Console().print(table)

@@ -7,30 +7,67 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mygpt.commands._output import print_json, print_statistics, print_text
-from mygpt.commands._parser import make_parser, parse, take, with_strategy
+from mygpt.commands._parser import Parser, make_parser, parse, take, with_strategy
 from mygpt.commands._prompts import Request, read_requests
 from mygpt.hub.prefetch import prefetch
-from mygpt.options import GenerateOptions, LoadOptions, Sampling, SamplingOptions, check_one_drafter
+from mygpt.options import (
+    COMMAND_STRATEGIES,
+    GenerateOptions,
+    LoadOptions,
+    Sampling,
+    SamplingOptions,
+    check_one_drafter,
+)
 from mygpt.parallel.rank_env import may_be_worker
 
 if TYPE_CHECKING:
     from mygpt.llm import LLM
 
 
-def run(
-    arguments: Sequence[str],
-    command: str = "generate",
-    description: str = "Generate text from a prompt, or from a file of prompts.",
-    strategy: str = "auto",
-) -> None:
-    """Parse the options, load the model, print its answers. `strategy` is for several devices."""
-    parser = make_parser(command, description)
-    parser.add_argument("--prompt", type=str, help="The prompt; '-' reads it from standard input.")
+DESCRIPTIONS = {
+    "generate": "Generate text from a prompt, or from a file of prompts.",
+    "generate_sequentially": "Generate text with the layers on several devices, which work in turn.",
+    "generate_tp": "Generate text with a slice of every matrix on each device (tensor parallelism).",
+}
+EXAMPLES = {
+    "generate": (
+        'mygpt generate --prompt "What is the capital of France?"',
+        'mygpt generate qwen3-0.6b "Write a haiku about rain." --temperature 0',
+        "mygpt generate ./my-model --prompts questions.jsonl --json > answers.jsonl",
+        "git diff | mygpt generate qwen3-4b -p - --sys_prompt 'Explain this change.'",
+    ),
+    "generate_sequentially": (
+        'mygpt generate_sequentially llama-3.3-70b -p "Hello" --quantize bnb.nf4',
+        'mygpt generate_sequentially qwen3-4b -p "Hello" --devices cuda:0,cpu',
+    ),
+    "generate_tp": (
+        'mygpt generate_tp llama-3.3-70b --prompt "Hello" --devices 4',
+        'torchrun --nnodes 2 --nproc-per-node 8 -m mygpt generate_tp REPO -p "Hello" \\\n'
+        "      --devices 8 --num_nodes 2",
+    ),
+}
+
+
+def build_parser(command: str = "generate") -> Parser:
+    """The options of a generating command."""
+    parser = make_parser(command, DESCRIPTIONS[command], EXAMPLES[command])
+    parser.add_argument(
+        "-p",
+        "--prompt",
+        type=str,
+        help="The prompt; - reads it from standard input. It may also stand alone, after CHECKPOINT.",
+    )
     for group in (GenerateOptions, SamplingOptions, LoadOptions):
         parser.add_class_arguments(group)
-    if strategy != "auto":
+    if COMMAND_STRATEGIES[command] != "auto":
         parser.set_defaults({"devices": "auto"})
-    parsed = parse(parser, arguments)
+    return parser
+
+
+def run(arguments: Sequence[str], command: str = "generate") -> None:
+    """Parse the options, load the model, print its answers."""
+    strategy = COMMAND_STRATEGIES[command]
+    parsed = parse(build_parser(command), arguments)
     options, sampling = take(GenerateOptions, parsed), take(SamplingOptions, parsed)
     loading = with_strategy(take(LoadOptions, parsed), command, strategy)
     check_one_drafter(loading.draft, options.speculate)

@@ -1,11 +1,8 @@
 """`mygpt generate_sequentially`: generate with the layers partitioned over several devices, run in turn."""
 
-from collections.abc import Sequence
+from functools import partial
 
 from mygpt.commands import generate
 
-
-def run(arguments: Sequence[str]) -> None:
-    """Parse the options, load the model, print its answers."""
-    description = "Generate text with the layers on several devices, which work in turn."
-    generate.run(arguments, "generate_sequentially", description, strategy="sequential")
+build_parser = partial(generate.build_parser, "generate_sequentially")
+run = partial(generate.run, command="generate_sequentially")

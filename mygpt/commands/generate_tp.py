@@ -1,11 +1,8 @@
 """`mygpt generate_tp`: generate with tensor parallelism, a slice of every matrix on each device."""
 
-from collections.abc import Sequence
+from functools import partial
 
 from mygpt.commands import generate
 
-
-def run(arguments: Sequence[str]) -> None:
-    """Parse the options, load the model, print its answers."""
-    description = "Generate text with a slice of every matrix on each device (tensor parallelism)."
-    generate.run(arguments, "generate_tp", description, strategy="tensor")
+build_parser = partial(generate.build_parser, "generate_tp")
+run = partial(generate.run, command="generate_tp")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mygpt.commands._parser import make_parser, parse, take, with_strategy
+from mygpt.commands._parser import Parser, make_parser, parse, take, with_strategy
 from mygpt.errors import InputError
 from mygpt.options import COMMAND_STRATEGIES, LoadOptions, PlanOptions
 
@@ -28,14 +28,25 @@ COMPARED = (
     ("generate --strategy fsdp", "fsdp"),
 )
 NEW_TOKENS = 50  # `GenerateOptions.max_new_tokens`
+EXAMPLES = (
+    "mygpt plan qwen3-4b",
+    "mygpt plan llama-3.3-70b --command generate_tp --devices 4 --device_memory 80G",
+    "mygpt plan mistral-7b --compare --device_memory 24GB",
+)
+
+
+def build_parser() -> Parser:
+    """The options of the command."""
+    description = "Show how much memory a command takes on each device, and whether it fits."
+    parser = make_parser("plan", description, EXAMPLES)
+    parser.add_class_arguments(PlanOptions)
+    parser.add_class_arguments(LoadOptions, skip={"compile", "prompt_style"})
+    return parser
 
 
 def run(arguments: Sequence[str]) -> None:
     """Parse the options, plan, print."""
-    parser = make_parser("plan", "Show how much memory a command takes on each device, and whether it fits.")
-    parser.add_class_arguments(PlanOptions)
-    parser.add_class_arguments(LoadOptions, skip={"compile", "prompt_style"})
-    parsed = parse(parser, arguments)
+    parsed = parse(build_parser(), arguments)
     parsed["compile"], parsed["prompt_style"] = False, None
     options = take(PlanOptions, parsed)
     strategy = COMMAND_STRATEGIES[options.command]

@@ -15,10 +15,9 @@ from mygpt.engine.drafts import Drafter, Drafts
 from mygpt.engine.prefill import common_prefix, prefill
 from mygpt.engine.sampler import Sampler
 from mygpt.engine.sequence import Sequence
-from mygpt.errors import InputError
 from mygpt.model.causal_lm import CausalLM
 from mygpt.model.kv_cache import KVCache
-from mygpt.options import SPECULATIONS
+from mygpt.options import check_choice
 
 # Lengths of what is looked up in the text, in the order that they are tried.
 GRAMS = (3, 2)
@@ -166,6 +165,5 @@ def make_drafter(speculate: str | None) -> Drafter | None:
     """
     if speculate is None:
         return None
-    if speculate not in SPECULATIONS:
-        raise InputError(f"--speculate must be one of {', '.join(SPECULATIONS)}, it is {speculate!r}")
+    check_choice("speculate", speculate)
     return NGramDrafter()

@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mygpt.errors import InputError, RunError
+from mygpt.hub.short_names import suggestion
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -31,10 +32,11 @@ def explain(error: Exception, repo: str, revision: str | None) -> InputError | R
         error = (
             error.__cause__
         )  # it says only that the cache lacks the file; the cause says why the Hub failed
+    hint = "" if "/" in repo else suggestion(repo)  # nearly every repository has an owner
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubUnreachableError(
             f"{repo} is not complete on this machine and HF_HUB_OFFLINE forbids to download it: "
-            "unset HF_HUB_OFFLINE, or pass a local folder or .gguf file"
+            f"unset HF_HUB_OFFLINE, or pass a local folder or .gguf file{hint}"
         )
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_answer(error, repo, revision)
@@ -43,7 +45,7 @@ def explain(error: Exception, repo: str, revision: str | None) -> InputError | R
         return RunError(f"cannot store {repo}: {error.strerror}{where}; HF_HOME moves the cache elsewhere")
     return HubUnreachableError(
         f"cannot download {repo} from {hub_url()} ({type(error).__name__}): check the connection and run "
-        "again, or pass a local folder or .gguf file"
+        f"again, or pass a local folder or .gguf file{hint}"
     )
 
 
@@ -59,7 +61,7 @@ def _explain_answer(error: "HfHubHTTPError", repo: str, revision: str | None) ->
     if isinstance(error, errors.RepositoryNotFoundError):
         return InputError(
             f"{repo} is neither a local path nor a repository on {hub_url()}: check the spelling; a private "
-            "one needs --access_token or HF_TOKEN"
+            f"one needs --access_token or HF_TOKEN{suggestion(repo)}"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return InputError(

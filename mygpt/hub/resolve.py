@@ -1,5 +1,6 @@
 """From a CHECKPOINT argument to a local folder or `.gguf` file, downloaded from the Hub if necessary."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from mygpt.hub.default_model import REPO, fetch_default, find_default
 from mygpt.hub.errors import HubUnreachableError, explain, hub_url
 from mygpt.hub.files import CONFIG, missing_files, needed_files
 from mygpt.hub.resume import resume_file
+from mygpt.hub.short_names import repo_of
 
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
 
@@ -28,7 +30,7 @@ def resolve(
     """Find a model: a local path, `./checkpoints/<repo>`, the Hugging Face cache, then by download.
 
     Args:
-        checkpoint: a folder, a `.gguf` file or a Hub repository; None is the default model.
+        checkpoint: a folder, a `.gguf` file, a Hub repository or a short name; None is the default model.
         access_token: for gated and private repositories; None takes HF_TOKEN or `hf auth login`'s.
         revision: a branch, tag or commit of the repository. Local paths and `./checkpoints` have none, so it
             rules them out.
@@ -38,7 +40,7 @@ def resolve(
         InputError: no such path, repository or revision, no access to it, or no connection.
         RunError: the download could not be stored.
     """
-    checkpoint = REPO if checkpoint is None else checkpoint
+    checkpoint = REPO if checkpoint is None else _tell_long_name(checkpoint)
     found = find(checkpoint, revision)
     return found or download(checkpoint, access_token=access_token, revision=revision, check=check)
 
@@ -49,6 +51,7 @@ def find(checkpoint: str, revision: str | None = None) -> Path | None:
     Raises:
         InputError: there is no such path, or the name is neither a path nor a repository.
     """
+    checkpoint = long_name(checkpoint)
     path = _local_path(checkpoint)
     if path is not None and revision is not None:
         raise InputError(
@@ -77,7 +80,7 @@ def download(
     Complete files are kept, and incomplete ones are resumed (see `resume.py`).
 
     Args:
-        repo: the Hub repository, `owner/name`.
+        repo: the Hub repository, `owner/name`, or a short name.
         checkpoint_dir: put it into `<checkpoint_dir>/<repo>` instead of the Hugging Face cache.
         access_token: as in `resolve`.
         revision: as in `resolve`.
@@ -87,7 +90,7 @@ def download(
         InputError: no such repository or revision, no access to it, or no connection.
         RunError: the download could not be stored.
     """
-    repo = _repo_id(repo)
+    repo = _repo_id(_tell_long_name(repo))
     target = None if checkpoint_dir is None else checkpoint_dir / repo
     try:
         return _fetch(repo, target, access_token, revision, check)
@@ -111,7 +114,7 @@ def find_config(
         InputError: there is no such file.
         RunError: the download could not be stored.
     """
-    name = REPO if checkpoint is None else checkpoint
+    name = REPO if checkpoint is None else _tell_long_name(checkpoint)
     if name.lower().endswith(".json"):
         if not Path(name).expanduser().is_file():
             raise InputError(f"no such file: {name!r}")
@@ -147,6 +150,23 @@ def _fetch_config(repo: str, access_token: str | None, revision: str | None) -> 
 
 def _is_default(repo: str, revision: str | None) -> bool:
     return repo == REPO and revision is None
+
+
+def long_name(checkpoint: str) -> str:
+    """The repository that a short name stands for; anything else, and what has that very name here, as it is."""
+    repo = repo_of(checkpoint)
+    if repo is None or Path(checkpoint).exists() or (CHECKPOINTS / checkpoint).exists():
+        return checkpoint
+    return checkpoint if ":" not in checkpoint and _in_cache(checkpoint, None) else repo
+
+
+def _tell_long_name(checkpoint: str) -> str:
+    name = long_name(checkpoint)
+    # Of several processes that load one model, the first of each machine tells.
+    first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    if name != checkpoint and first:
+        print(f"{checkpoint} is {name}", file=sys.stderr)
+    return name
 
 
 def _local_path(checkpoint: str) -> Path | None:

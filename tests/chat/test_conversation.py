@@ -185,7 +185,7 @@ def test_settings_change_from_turn_to_turn(llm: LLM) -> None:
         ({"temperature": -1}, "--temperature must be 0 or above"),
         ({"top_k": 1.5}, "--top_k must be a whole number"),
         ({"max_new_tokens": "many"}, "--max_new_tokens must be a whole number"),
-        ({"stop": "#"}, "--stop must be a list of texts"),
+        ({"stop": 5}, "--stop must be a list of texts"),
         ({"stop": [1]}, "--stop must be a list of texts"),
         ({"on_overflow": "panic"}, "--on_overflow must be one of drop, error"),
         ({"on_overflow": None}, "--on_overflow must be a text"),

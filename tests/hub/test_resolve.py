@@ -17,7 +17,7 @@ from mygpt.errors import InputError, RunError
 from mygpt.families import check_folder
 from mygpt.hub import default_model
 from mygpt.hub.resolve import CHECKPOINTS, download, find_config, resolve
-from tests.fake_hub import FakeHub, Repo, serve
+from tests.fake_hub import FakeHub, Repo, use_endpoint
 
 TOKEN = "hf_secretsecretsecret"
 REPO = "owner/model"
@@ -30,41 +30,6 @@ WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
 
 def index(*shards: str) -> bytes:
     return json.dumps({"weight_map": {f"tensor{i}": shard for i, shard in enumerate(shards)}}).encode()
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serve() as fake:
-        yield fake
-
-
-@pytest.fixture
-def fake(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    """An empty fake Hub, empty caches, and an empty working directory."""
-    server.repos, server.requests, server.cut_after, server.broken_status = {}, [], {}, None
-    use_endpoint(monkeypatch, server.url)
-    # huggingface_hub read its environment when it was imported
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MYGPT_CACHE", str(tmp_path / "mygpt"))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")  # never PyPI itself
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return server
-
-
-def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
 
 
 def cut_wire(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +448,8 @@ class TestCommand:
         download_command("list")
         out = capsys.readouterr().out
         assert "c/d" in out
-        assert (out == "llama\tLlama 2 and 3\ta/b, c/d\n") != terminal
+        assert "llama-3.2-1b" in out
+        assert out.startswith("llama\tLlama 2 and 3\ta/b, c/d\tsmollm2, ") != terminal
         assert fake.requests == []
 
     def test_list_takes_no_options(self, fake):
