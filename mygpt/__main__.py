@@ -23,6 +23,9 @@ COMMANDS = {
     "download": "Download a model's weights, or list the supported families.",
     "plan": "Tell whether a model fits: the memory that a command takes on each device.",
     "convert": "Write a model as a folder of safetensors: cast, quantized, or out of a GGUF file.",
+    "list": "List the models on this machine.",
+    "rm": "Remove models from this machine.",
+    "doctor": "Tell about this machine and its settings, for a bug report.",
 }
 
 

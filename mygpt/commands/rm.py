@@ -1,0 +1,83 @@
+"""`mygpt rm NAME`: remove models from this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from mygpt.commands._parser import make_parser, parse
+from mygpt.commands._words import size_text
+from mygpt.errors import InputError
+from mygpt.hub.inventory import PLACES, CacheEntry, compiled, models
+from mygpt.hub.remove import check_removable, freed_bytes, remove
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse the options, ask, remove."""
+    parser = make_parser("rm", "Remove models from this machine.", checkpoint=False)
+    parser.add_argument("names", nargs="+", type=str, help="Names as `mygpt list` shows them.")
+    parser.add_argument("--yes", type=bool, default=False, help="Remove without asking.")
+    parsed = parse(parser, arguments)
+    rm(parsed.names, parsed.yes)
+
+
+def rm(names: Sequence[str], yes: bool = False) -> None:
+    """Remove what `mygpt list` shows under these names, from all caches; all of it or, if one is wrong, nothing.
+
+    Raises:
+        InputError: there is no such thing, it must not be removed, or there is no terminal to ask on.
+    """
+    entries = find(names)
+    for entry in entries:
+        check_removable(entry)
+    if not yes and not _confirmed(entries):
+        print("nothing removed", file=sys.stderr)
+        return
+    for entry in entries:
+        freed = freed_bytes(entry)
+        remove(entry)
+        print(f"removed {_described(entry, freed)}")
+
+
+def find(names: Sequence[str]) -> list[CacheEntry]:
+    """What lies in the caches under these names.
+
+    Raises:
+        InputError: nothing does.
+    """
+    stored: list[CacheEntry] = [*models(), *compiled()]
+    found: list[CacheEntry] = []
+    for name in dict.fromkeys(names):
+        own = [entry for entry in stored if entry.name == name]
+        if not own:
+            raise InputError(f"there is no {name!r} in the caches{_meant(name, stored)}")
+        found += own
+    return found
+
+
+def _meant(name: str, stored: Sequence[CacheEntry]) -> str:
+    """The end of the message: a name that is alike, with or without the owner."""
+    spellings = {entry.name.rpartition("/")[2].lower(): entry.name for entry in stored}
+    spellings |= {entry.name.lower(): entry.name for entry in stored}
+    close = get_close_matches(name.lower(), spellings, n=1)
+    return f"; did you mean {spellings[close[0]]}?" if close else "; 'mygpt list' shows what there is"
+
+
+def _confirmed(entries: Sequence[CacheEntry]) -> bool:
+    what = _described(entries[0], freed_bytes(entries[0]))
+    if len(entries) > 1:
+        what = f"these {len(entries)} ({size_text(sum(map(freed_bytes, entries)))})"
+    if not sys.stdin.isatty():
+        raise InputError(f"rm would ask whether to remove {what}, but there is no terminal; add --yes true")
+    if len(entries) > 1:
+        for entry in entries:
+            print(_described(entry, freed_bytes(entry)), file=sys.stderr)
+    print(f"remove {what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _described(entry: CacheEntry, freed: int) -> str:
+    if entry.path.is_symlink():
+        return f"the link {entry.path} (what it leads to stays)"
+    return f"{entry.name} from {PLACES[entry.place]} ({size_text(freed)})"
