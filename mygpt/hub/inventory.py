@@ -5,8 +5,10 @@ Uses no network and no torch.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +89,19 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def folder_size(path: Path) -> tuple[int, float | None]:
+def folder_size(path: Path, timeout_s: float = math.inf) -> tuple[int, float | None]:
     """The bytes of the files in a folder, or of one file; and when the largest was last read.
 
     Links are not followed, but for blobs of the Hugging Face cache, which may lie in a store that repositories share.
+
+    Raises:
+        TimeoutError: there are so many files.
     """
     size, largest, used = 0, -1, None
+    end = time.monotonic() + timeout_s
     for file in [path] if path.is_file() else _walk(path):
+        if time.monotonic() > end:
+            raise TimeoutError(f"more than {timeout_s:g} s to add up")
         try:
             status = file.stat() if file.parent.name == "blobs" or file == path else file.lstat()
         except OSError:  # removed meanwhile, or a link to nothing

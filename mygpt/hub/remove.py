@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,9 +68,22 @@ def _remove_repo(entry: CacheEntry) -> None:
     own = [repo for repo in cache.repos if repo.repo_path == entry.path.resolve()]
     commits = [revision.commit_hash for repo in own for revision in repo.revisions]
     if commits:
-        replace(cache, repos=frozenset(own)).delete_revisions(*commits).execute()
+        with _quiet():
+            replace(cache, repos=frozenset(own)).delete_revisions(*commits).execute()
     if entry.path.exists():  # what it does not take for a repository, as a download that had just begun
         shutil.rmtree(entry.path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """huggingface_hub logs what it cannot remove, with a traceback; the error follows, in one line."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _remove_folder(folder: Path) -> None:
