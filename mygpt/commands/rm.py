@@ -35,9 +35,9 @@ def rm(names: Sequence[str], yes: bool = False) -> None:
         print("nothing removed", file=sys.stderr)
         return
     for entry in entries:
-        freed = freed_bytes(entry)
+        done = f"removed {_described(entry)}"
         remove(entry)
-        print(f"removed {_described(entry, freed)}")
+        print(done)
 
 
 def find(names: Sequence[str]) -> list[CacheEntry]:
@@ -65,19 +65,19 @@ def _meant(name: str, stored: Sequence[CacheEntry]) -> str:
 
 
 def _confirmed(entries: Sequence[CacheEntry]) -> bool:
-    what = _described(entries[0], freed_bytes(entries[0]))
+    what = _described(entries[0])
     if len(entries) > 1:
         what = f"these {len(entries)} ({size_text(sum(map(freed_bytes, entries)))})"
     if not sys.stdin.isatty():
         raise InputError(f"rm would ask whether to remove {what}, but there is no terminal; add --yes true")
     if len(entries) > 1:
         for entry in entries:
-            print(_described(entry, freed_bytes(entry)), file=sys.stderr)
+            print(_described(entry), file=sys.stderr)
     print(f"remove {what}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _described(entry: CacheEntry, freed: int) -> str:
+def _described(entry: CacheEntry) -> str:
     if entry.path.is_symlink():
         return f"the link {entry.path} (what it leads to stays)"
-    return f"{entry.name} from {PLACES[entry.place]} ({size_text(freed)})"
+    return f"{entry.name} from {PLACES[entry.place]} ({size_text(entry.size_bytes)})"

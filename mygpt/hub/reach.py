@@ -10,7 +10,8 @@ from mygpt.hub.default_model import REPO, find_default
 from mygpt.hub.errors import hub_url
 from mygpt.hub.resolve import find
 
-TIMEOUT_S = 2.5
+TIMEOUT_S = 2.5  # of the connection and each answer
+LIMIT_S = 3.0  # of all together
 
 
 class HubCheck:
@@ -21,14 +22,14 @@ class HubCheck:
         from huggingface_hub import HfApi
 
         self._api = HfApi()  # imported here, not by two threads at once
-        self._answer = f"no (nothing within {TIMEOUT_S:g} s)"
+        self._answer = f"no (nothing within {LIMIT_S:g} s)"
         self._started = time.monotonic()
         self._thread = threading.Thread(target=self._ask, daemon=True, name="mygpt-hub-check")
         self._thread.start()
 
     def answer(self) -> str:
-        """`yes` and after how many seconds, or `no` and why; waits for it 3 s from the start at most."""
-        self._thread.join(max(0.0, self._started + 3 - time.monotonic()))
+        """`yes` and after how many seconds, or `no` and why; waits for it until LIMIT_S from the start at most."""
+        self._thread.join(max(0.0, self._started + LIMIT_S - time.monotonic()))
         return self._answer
 
     def _ask(self) -> None:

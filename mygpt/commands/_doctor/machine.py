@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 _SMI_FIELDS = ("name", "memory.total", "compute_cap", "driver_version")
 
 
@@ -73,8 +74,7 @@ def container_memory() -> int | None:
 
 def _limits(name: str) -> list[str]:
     """A file of this process's control groups (v2), from its own up to the root."""
-    groups = Path("/proc/self/cgroup")
-    lines = groups.read_text().splitlines() if groups.is_file() else []
+    lines = _OWN_CGROUP.read_text().splitlines() if _OWN_CGROUP.is_file() else []
     own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
     folders = [
         folder

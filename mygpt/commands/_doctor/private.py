@@ -32,13 +32,16 @@ def _substitutions() -> Iterator[tuple[re.Pattern[str], str]]:
     yield re.compile(r"//[^/@\s]*@"), "//"  # the password of an address
     yield re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"
     homes = {os.path.expanduser("~")}  # noqa: PTH111, Path.home() raises where there is none
-    with contextlib.suppress(RuntimeError, OSError):
+    with contextlib.suppress(Exception):
         homes.add(str(Path.home().resolve()))
     for home in sorted(homes - {"~", "/"}, key=len, reverse=True):
-        yield re.compile(rf"{re.escape(home)}(?=[\\/]|\W|$)"), "~"
+        yield re.compile(rf"(?<![\w.]){re.escape(home)}(?!\w)"), "~"
+    user = host = ""
     with contextlib.suppress(Exception):  # no such user, as in some containers
-        # As a part of a path: the name of a user may be any word.
-        yield re.compile(rf"(?<=[\\/]){re.escape(getpass.getuser())}(?=[\\/]|$)"), "<user>"
-    host = platform.node().split(".")[0]
+        user = getpass.getuser()
+    if user not in ("", "root"):  # as a part of a path: the name may be any word
+        yield re.compile(rf"(?<=[\\/]){re.escape(user)}(?=[\\/]|$)"), "<user>"
+    with contextlib.suppress(Exception):
+        host = platform.node().split(".")[0]
     if len(host) > 2 and host != "localhost":
         yield re.compile(rf"(?<![\w-]){re.escape(host)}(?![\w-])"), "<host>"

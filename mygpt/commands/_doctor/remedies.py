@@ -37,7 +37,7 @@ def _requirements() -> dict[str, Any]:
 
     parsed = map(Requirement, metadata.requires("mygpt") or ())
     return {
-        requirement.name: requirement
+        requirement.name.replace("-", "_"): requirement
         for requirement in parsed
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
     }
