@@ -74,7 +74,13 @@ def _confirmed(entries: Sequence[CacheEntry]) -> bool:
         for entry in entries:
             print(_described(entry), file=sys.stderr)
     print(f"remove {what}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    answer = ""
+    try:
+        answer = sys.stdin.readline()
+    finally:
+        if not answer.endswith("\n"):  # Ctrl-C or Ctrl-D: nobody has pressed Enter
+            print(file=sys.stderr)
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _described(entry: CacheEntry) -> str:

@@ -344,6 +344,11 @@ def test_a_healthy_machine_has_no_problems() -> None:
         ({"kernels": {"run": "none: no C compiler"}}, "no C compiler", "apt install gcc"),
         ({"kernels": {"run": "none: MYGPT_ISA=none"}}, "MYGPT_ISA=none", "unset MYGPT_ISA"),
         ({"kernels": {"run": "none: gcc failed"}}, "gcc failed", "update gcc"),
+        (
+            {"kernels": {"run": "none: [Errno 30] Read-only file system: '/x'"}},
+            "Read-only",
+            "set MYGPT_KERNELS",
+        ),
         ({"kernels": {"run": "none: torch brings no libgomp"}}, "libgomp", "report"),
         (
             {"kernels": {"run": "unknown (MYGPT_ISA=x is not a level of this machine; it has avx2, none)"}},
@@ -353,7 +358,7 @@ def test_a_healthy_machine_has_no_problems() -> None:
         ({"cpu": {"container_cores": 2.5}}, "8 threads, but the container has 2.5", "OMP_NUM_THREADS=2"),
         ({"memory": {"free_bytes": 900_000_000}}, "only 900 MB", "mygpt plan"),
         (
-            {"caches": {"mygpt": {"path": "~/m", "writable": False, "disk_free_bytes": 10**12}}},
+            {"caches": {"mygpt": {"path": "~/m", "writable": False, "disk_free_bytes": 0}}},
             "~/m cannot be written",
             "set MYGPT_CACHE",
         ),

@@ -132,6 +132,22 @@ def test_rm_asks_on_a_terminal(
     assert out.startswith("removed") if goes else err.endswith("nothing removed\n")
 
 
+def test_rm_interrupted_ends_its_line(
+    full: Caches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    terminal = Terminal()
+    monkeypatch.setattr(terminal, "readline", interrupt)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    before = full.files()
+    code, _, err = run(capsys, "rm", DEFAULT)
+    assert code == 130
+    assert err.endswith("[y/N] \n")
+    assert full.files() == before
+
+
 def test_rm_names_all_before_it_asks(
     full: Caches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +202,18 @@ def test_rm_refuses_absolute_paths(full: Caches, capsys: pytest.CaptureFixture[s
     before = full.files()
     for path in (full.checkpoints / "owner" / "model", full.own, full.own / "kernels"):
         assert run(capsys, "rm", str(path), "--yes", "true")[0] == 2
+    assert full.files() == before
+
+
+def test_rm_removes_nothing_if_one_of_them_must_stay(
+    full: Caches, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "elsewhere" / "model")
+    (full.checkpoints / "linked").symlink_to(tmp_path / "elsewhere")
+    before = full.files()
+    code, out, err = run(capsys, "rm", "kernels", "linked/model", "--yes", "true")
+    assert (code, out) == (2, "")
+    assert "behind a link" in err
     assert full.files() == before
 
 

@@ -237,7 +237,9 @@ def _compiler(variable: str, *names: str) -> str | None:
 
 
 def _caches() -> dict[str, Any]:
-    folders = {"huggingface": hub_cache(), "mygpt": cache_folder(), "checkpoints": CHECKPOINTS}
+    folders = {"huggingface": hub_cache(), "mygpt": cache_folder()}
+    if CHECKPOINTS.is_dir():
+        folders["checkpoints"] = CHECKPOINTS
     for label, variable in (("kernels", "MYGPT_KERNELS"), ("compile", "TORCHINDUCTOR_CACHE_DIR")):
         if os.environ.get(variable):
             folders[label] = Path(os.environ[variable]).expanduser()

@@ -105,7 +105,11 @@ def _kernels(report: dict[str, Any]) -> Problems:
     elif "MYGPT_ISA" in run:
         yield f"no kernels, so models run slower on the CPU: {why}", "unset MYGPT_ISA"
     elif run.startswith("none: ") and why != "not Linux":
-        remedy = "update gcc, or set CC to another compiler" if why.endswith(" failed") else "report this"
+        remedy = "report this"
+        if why.endswith(" failed"):
+            remedy = "update gcc, or set CC to another compiler"
+        elif "[Errno" in why:
+            remedy = "set MYGPT_KERNELS to a folder that can be written"
         yield f"no kernels, so models run slower on the CPU: {why}", remedy
 
 
@@ -131,6 +135,7 @@ def _caches(report: dict[str, Any]) -> Problems:
             continue
         if not cache["writable"]:
             yield f"{cache['path']} cannot be written", f"set {variable} to a folder that can be"
+            continue
         free = cache["disk_free_bytes"]
         if isinstance(free, int) and free < LITTLE_DISK and free not in told:
             told.add(free)  # once a disk
