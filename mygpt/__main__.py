@@ -23,6 +23,9 @@ COMMANDS = {
     "download": "Download a model, or list the families and names.",
     "plan": "Tell how much memory a model takes, and if it fits.",
     "convert": "Write a model in another type, quantized, or from GGUF.",
+    "list": "List the models on this machine.",
+    "rm": "Remove models from this machine.",
+    "doctor": "Tell about this machine and its settings, for a bug report.",
     "completion": "Print what makes a shell complete mygpt's options.",
 }
 EXAMPLES = (

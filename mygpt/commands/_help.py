@@ -26,7 +26,7 @@ GROUPS = {
         "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "num_samples",
         "stop", "speculate",
     ),
-    "output": ("json", "markdown"),
+    "output": ("json", "paths", "yes", "markdown"),
     "model": (
         "dtype", "precision", "quantize", "compile", "draft", "checkpoint_dir", "revision", "access_token",
     ),

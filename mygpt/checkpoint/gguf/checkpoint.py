@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as GGMLType
 from torch import Tensor
 
 from mygpt.checkpoint.base import Checkpoint
-from mygpt.checkpoint.gguf.header import GGUFHeader, GGUFTensor, read_header
+from mygpt.checkpoint.gguf.header import ARCHITECTURES, GGUFHeader, GGUFTensor, read_header
 from mygpt.checkpoint.gguf.tokenizer import build_tokenizer
 from mygpt.errors import InputError
 from mygpt.quantize.schemes import ggml_scheme
@@ -109,7 +109,7 @@ class GGUFCheckpoint(Checkpoint):
     def _check_supported(self) -> None:
         meta = self._metadata
         architecture = meta.get("general.architecture")
-        if architecture != "llama":
+        if architecture not in ARCHITECTURES:
             self._refuse(f"its architecture {architecture!r} is not supported in GGUF files, only 'llama' is")
         if meta.get("llama.expert_count", 0):
             self._refuse("mixtures of experts are not supported in GGUF files")

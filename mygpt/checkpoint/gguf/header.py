@@ -18,6 +18,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from mygpt.errors import InputError
 
+ARCHITECTURES = ("llama",)  # that `checkpoint.py` reads
 _VERSIONS = (2, 3)  # version 1 had 32-bit lengths and was replaced within months
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
