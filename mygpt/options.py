@@ -62,6 +62,8 @@ class LoadOptions:
             repository's files show.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
         revision: Branch, tag or commit of the repository.
+        context_length: Tokens of prompt and answer together, or of a conversation, at most; by default as many as
+            the model was made for. Less bounds the memory of the KV cache.
     """
 
     precision: str | None = None
@@ -76,6 +78,7 @@ class LoadOptions:
     prompt_style: str | None = None
     access_token: str | None = field(default=None, repr=False)
     revision: str | None = None
+    context_length: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
@@ -88,6 +91,9 @@ class LoadOptions:
                 f"--devices must be a number above 0, auto, or a list such as cuda:0,cpu; it is {count!r}"
             )
         _require(self, "num_nodes", self.num_nodes >= 1, "1 or above")
+        _require(
+            self, "context_length", self.context_length is None or self.context_length >= 2, "2 or above"
+        )
         if self.cpu_offload and self.strategy != "fsdp":
             raise InputError("--cpu_offload goes with --strategy fsdp only; add that, or leave it out")
         if self.compile and self.strategy == "fsdp":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mygpt import kernels
@@ -41,6 +43,22 @@ def pick_scheme(
             f"--strategy fsdp does not share out quantized weights ({scheme.name}); use another strategy"
         )
     return scheme
+
+
+def limit_context(config: Config, context_length: int | None) -> Config:
+    """The model with the context of `--context_length` (None: its own). Its rope and windows do not depend on that.
+
+    Raises:
+        InputError: the model's own context is smaller.
+    """
+    if context_length is None:
+        return config
+    if context_length > config.context_length:
+        raise InputError(
+            f"--context_length {context_length} is more than the model's context of {config.context_length} tokens; "
+            "take at most that, or leave it out"
+        )
+    return replace(config, context_length=context_length)
 
 
 def build(

@@ -15,7 +15,7 @@ from mygpt.errors import InputError, WorkerFinished
 from mygpt.families import check_folder, read_config
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
-from mygpt.loading.build import build
+from mygpt.loading.build import build, limit_context
 from mygpt.loading.compile import Compiled, compile_model, prepare_compiler
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
@@ -99,6 +99,7 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     prompt_encoder = PromptEncoder.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
     stop_ids = _stop_ids(checkpoint, prompt_encoder)
     family, config = read_config(checkpoint.config, str(checkpoint.path))
+    config = limit_context(config, options.context_length)
     placement = choose_placement(config, options)
     if options.compile:
         prepare_compiler(placement)
@@ -156,6 +157,7 @@ def load_draft(name: str, target: LoadedModel, options: LoadOptions) -> LoadedMo
         precision=target.precision,
         prompt_style=None,
         revision=None,
+        context_length=None,
     )
     draft = load(name, alone)
     check_same_vocabulary(name, draft, target)
