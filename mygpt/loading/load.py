@@ -13,6 +13,7 @@ from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError, WorkerFinished
 from mygpt.families import read_config
+from mygpt.hub.default_model import REPO
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
 from mygpt.loading.build import build, limit_context
@@ -110,7 +111,7 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     placement = choose_placement(config, options)
     if options.compile:
         prepare_compiler(placement)
-    model, precision = build(checkpoint, family, config, placement, options)
+    model, precision = build(checkpoint, family, config, placement, options, name=name or REPO)
     quantized = summarize(model)
     keep_freed_memory()
     runner = compile_model(model, placement) if options.compile else model
