@@ -33,7 +33,6 @@ ROOMS = (
     "model",
     "kernels",
     "json_files",
-    "progress",
     "paths",
     "errors",
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mygpt.checkpoint.progress import progress_bar
 from mygpt.commands._parser import make_parser, parse
 from mygpt.errors import InputError
-from mygpt.progress import progress_bar
 from mygpt.quantize.schemes import quantizers
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -9,9 +9,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from mygpt.checkpoint.progress import progress_bar
 from mygpt.errors import InputError, RunError
 from mygpt.paths import cache_folder
-from mygpt.progress import progress_bar
 
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

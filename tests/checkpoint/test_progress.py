@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mygpt import LLM, progress
+from mygpt import LLM
 from mygpt.__main__ import main
+from mygpt.checkpoint import progress
+from mygpt.checkpoint.progress import progress_bar
 from mygpt.hub import default_model
 from mygpt.parallel import rank_env
-from mygpt.progress import progress_bar
 from tests.conftest import ROOT
 from tests.fake_hub import Repo, serve
 from tests.hub.test_resolve import SMALL
@@ -105,7 +106,7 @@ def test_a_worker_shows_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 SCRIPT = """
 import sys
-from mygpt import progress
+from mygpt.checkpoint import progress
 from mygpt.__main__ import main
 progress.DELAY_S = 0.0
 code = main(sys.argv[1:])
