@@ -208,8 +208,8 @@ class PlanOptions:
     Args:
         command: generate, chat, generate_sequentially or generate_tp.
         prompt_tokens: Tokens of a prompt.
-        max_new_tokens: Tokens of an answer; by default the command's own limit: 50, and in a chat what the context
-            leaves.
+        max_new_tokens: Tokens of an answer; by default the command's own limit, 50. A chat counts as one that has
+            filled its context.
         batch_size: Prompts that run together.
         num_samples: Answers to each prompt.
         device_memory: The memory of each device, as 40GB or 24GiB; by default the free memory of this

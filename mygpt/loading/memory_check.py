@@ -132,6 +132,7 @@ def _changes(options: LoadOptions, work: Workload, memory: float | None) -> Iter
         yield {"precision": "bf16-true"}
     if options.quantize is None:
         yield {"quantize": "bnb.nf4"}
+        yield {"quantize": "bnb.nf4-dq"}
     if str(options.devices).isdecimal():
         most = 8 if memory is not None else torch.cuda.device_count()
         for count in range(int(options.devices) + 1, most + 1):

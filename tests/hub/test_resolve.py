@@ -537,3 +537,26 @@ class TestFindConfig:
     def test_no_such_repository(self, fake: FakeHub) -> None:
         with pytest.raises(InputError, match="neither a local path nor a repository"):
             find_config(REPO)
+
+    def test_no_answer_is_not_a_repository_without_a_config(
+        self, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Offline, with no Hub there, and with one that is down."""
+        fake.repos[REPO] = Repo(SMALL)
+        fake.broken_status = 503
+        with pytest.raises(InputError, match=f"answered with status 503 for {REPO}: try again later"):
+            find_config(REPO)
+        with monkeypatch.context() as patch:
+            cut_wire(patch)
+            with pytest.raises(InputError, match=f"cannot download {REPO} from .* check the connection"):
+                find_config(REPO)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(InputError, match="HF_HUB_OFFLINE forbids to download it"):
+            find_config(REPO)
+
+    def test_the_default_models_from_pypi(
+        self, fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        make_wheel(tmp_path, monkeypatch)
+        fake.broken_status = 503
+        assert find_config(None) == tmp_path / "mygpt" / "SmolLM2-135M-Instruct" / "config.json"
