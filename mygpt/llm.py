@@ -64,7 +64,7 @@ class LLM:
         """Load a local folder, a `.gguf` file or a Hub repository; without one, the default model.
 
         Options are those of the command line: `precision`, `quantize`, `accelerator`, `devices`, `compile`,
-        `draft`, `prompt_style`, `access_token`, `revision`.
+        `draft`, `prompt_style`, `access_token`, `revision`, `context_length`.
 
         Raises:
             InputError: whatever of the checkpoint or the options cannot be used.

@@ -79,6 +79,8 @@ class LoadOptions:
             By default what the repository's files show.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
         revision: Branch, tag or commit of the repository; by default its main branch.
+        context_length: Tokens of prompt and answer together, or of a conversation, at most; by default as many as
+            the model was made for. Less bounds the memory of the KV cache.
     """
 
     precision: str | None = None
@@ -93,6 +95,7 @@ class LoadOptions:
     prompt_style: str | None = None
     access_token: str | None = field(default=None, repr=False)
     revision: str | None = None
+    context_length: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", PRECISION_ALIASES.get(str(self.precision), self.precision))
@@ -104,6 +107,9 @@ class LoadOptions:
                 f"--devices must be a number above 0, auto, or a list such as cuda:0,cpu; it is {count!r}"
             )
         _require(self, "num_nodes", self.num_nodes >= 1, "1 or above")
+        _require(
+            self, "context_length", self.context_length is None or self.context_length >= 2, "2 or above"
+        )
         if self.cpu_offload and self.strategy != "fsdp":
             raise InputError("--cpu_offload goes with --strategy fsdp only; add that, or leave it out")
         if self.compile and self.strategy == "fsdp":
@@ -248,8 +254,8 @@ class PlanOptions:
     Args:
         command: The command to plan for.
         prompt_tokens: Tokens of a prompt.
-        max_new_tokens: Tokens of an answer; by default the command's own limit: 50, and in a chat what the context
-            leaves.
+        max_new_tokens: Tokens of an answer; by default the command's own limit, 50. A chat counts as one that has
+            filled its context.
         batch_size: Prompts that run together.
         num_samples: Answers to each prompt.
         device_memory: The memory of each device, as 24GB (or 24G) or 24GiB; by default what is free on this machine's.

@@ -46,6 +46,11 @@ class Checkpoint(ABC):
         """The shape and type of each tensor that `tensors` yields, without reading data."""
         return {name: (tensor.shape, tensor.dtype) for name, tensor in self.tensors()}
 
+    @property
+    def mapped_dtype(self) -> torch.dtype | None:
+        """The type of most weights where `tensors` yields them as they lie in the file; None where it yields copies."""
+        return None
+
     @abstractmethod
     def tokenizer(self) -> Tokenizer | None:
         """The checkpoint's own tokenizer; None where it holds none.

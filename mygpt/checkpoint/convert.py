@@ -63,6 +63,11 @@ def convert(
     write_folder(checkpoint, target, tensors=tensors, config=config)
 
 
+def stored_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of all tensors that `convert` reads and reports."""
+    return sum(shape.numel() * dtype.itemsize for shape, dtype in checkpoint.shapes().values())
+
+
 def _watched(checkpoint: Checkpoint, report: Report) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in checkpoint.tensors():
         yield name, tensor

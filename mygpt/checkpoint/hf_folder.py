@@ -51,6 +51,13 @@ class HFFolder(Checkpoint):
         self._shapes = self._shapes or super().shapes()
         return self._shapes
 
+    @property
+    def mapped_dtype(self) -> torch.dtype | None:
+        """Of safetensors, that of the first floats."""
+        if any(file.suffix != ".safetensors" for file in self._files):
+            return None
+        return next((tensor.dtype for _, tensor in self.tensors() if tensor.is_floating_point()), None)
+
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the folder's files; None where there are none."""
         from mygpt.text.tokenizer import Tokenizer

@@ -28,7 +28,8 @@ GROUPS = {
     ),
     "output": ("json", "paths", "yes", "markdown"),
     "model": (
-        "dtype", "precision", "quantize", "compile", "draft", "checkpoint_dir", "revision", "access_token",
+        "dtype", "precision", "quantize", "context_length", "compile", "draft", "checkpoint_dir", "revision",
+        "access_token",
     ),
     "devices": (
         "accelerator", "devices", "num_nodes", "strategy", "cpu_offload", "device_memory", "bandwidth",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mygpt.checkpoint.progress import progress_bar
 from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.errors import InputError
 from mygpt.options import check_choice
 from mygpt.quantize.schemes import quantizers
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 EXAMPLES = (
     "mygpt convert model.Q4_0.gguf ./my-model --dtype bfloat16",
@@ -65,33 +62,17 @@ def convert(
     import torch
 
     from mygpt.checkpoint.convert import convert as convert_checkpoint
+    from mygpt.checkpoint.convert import stored_bytes
     from mygpt.checkpoint.open import open_checkpoint
     from mygpt.hub.resolve import resolve
 
     checkpoint = open_checkpoint(resolve(source, access_token=access_token, revision=revision))
-    with _progress() as progress:
-        total = sum(shape.numel() * kind.itemsize for shape, kind in checkpoint.shapes().values())
-        task = progress.add_task(folder.name, total=total)
+    with progress_bar(f"writing {folder.name}", stored_bytes(checkpoint)) as advance:
         convert_checkpoint(
             checkpoint,
             folder,
             dtype=getattr(torch, dtype) if dtype else None,
             scheme=quantizers()[quantize] if quantize else None,
-            report=lambda name, nbytes: progress.update(task, advance=nbytes),
+            report=lambda name, nbytes: advance(nbytes),
         )
     print(folder)
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

@@ -57,17 +57,28 @@ def run(arguments: Sequence[str]) -> None:
 
     path = find_config(parsed.get("checkpoint"), access_token=loading.access_token, revision=loading.revision)
 
-    from mygpt.loading.plan import make_plan, read_architecture  # torch comes in here
+    from mygpt.loading.build import limit_context  # torch comes in here
+    from mygpt.loading.memory_check import remedies
+    from mygpt.loading.plan import make_plan, read_architecture
 
     config, stored = read_architecture(path)
+    config = limit_context(config, loading.context_length)
     work = make_workload(options, config)
     if options.compare:
         rows = compare(config, stored, loading, work, memory)
-        _show({"plans": rows}, lambda: _comparison(rows, memory), as_json=options.json)
+        _show({"plans": rows}, lambda: [_comparison(rows, memory)], as_json=options.json)
         return
     plan = make_plan(config, stored, loading, work, memory)
     content = as_json(plan, options, work)
-    _show(content, lambda: _table(content, options.device_memory), as_json=options.json)
+    if plan.fits is False:
+        content["remedies"] = remedies(config, stored, loading, work, memory)
+    if options.command == "chat":
+        from mygpt.model.kv_cache import GROWTH
+
+        start = replace(work, slots=min(options.prompt_tokens + GROWTH, work.slots))
+        first = make_plan(config, stored, loading, start, memory)
+        content["kv_cache_start_bytes"] = sum(device.kv_cache_bytes for device in first.devices)
+    _show(content, lambda: _described(content, options.device_memory), as_json=options.json)
 
 
 def make_workload(options: PlanOptions, config: Config) -> Workload:
@@ -79,7 +90,7 @@ def make_workload(options: PlanOptions, config: Config) -> Workload:
         raise InputError(
             f"--prompt_tokens {prompt} do not fit the model's context of {context} tokens with room for an answer"
         )
-    new = options.max_new_tokens or (context if options.command == "chat" else NEW_TOKENS)
+    new = context if options.command == "chat" else options.max_new_tokens or NEW_TOKENS
     return Workload(prompt, min(prompt + new, context), options.batch_size, options.num_samples)
 
 
@@ -100,8 +111,14 @@ def as_json(plan: Plan, options: PlanOptions, work: Workload) -> dict[str, Any]:
             }
             for device in plan.devices
         ],
+        "kv_cache_tokens": work.slots,
         "host_peak_bytes": plan.host_peak_bytes,
         "fits": plan.fits,
+        "memories": [
+            {"name": room.name, "needed_bytes": room.needed, "free_bytes": int(room.free)}
+            for room in plan.rooms or ()
+        ],
+        "remedies": [],
         "device_counts": list(plan.device_counts),
     }
     if options.bandwidth is not None:
@@ -149,11 +166,13 @@ def _show(content: dict[str, Any], table: Any, *, as_json: bool) -> None:
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    console.print(table())
+    console.print(*table(), sep="\n")
 
 
-def _table(content: dict[str, Any], device_memory: str | None) -> Table:
+def _described(content: dict[str, Any], device_memory: str | None) -> list[Table | str]:
     from rich.table import Table
+
+    from mygpt.loading.memory_check import one_of
 
     names = ("weights", "kv_cache", "workspace", "total")
     how = [content["command"], content["strategy"], content["precision"], content["quantize"]]
@@ -162,18 +181,37 @@ def _table(content: dict[str, Any], device_memory: str | None) -> Table:
         table.add_column(name.replace("_", " ").replace("kv", "KV"), justify="right")
     for device in content["devices"]:
         table.add_row(device["device"], *(_gb(device[f"{name}_bytes"]) for name in names))
-    limit = f" {device_memory} a device" if device_memory else ""
-    verdict = {True: f"fits{limit}", False: f"does not fit{limit}", None: "whether it fits is not known: see"}
-    fits = verdict[content["fits"]] + (" --device_memory" if content["fits"] is None else "")
-    lines = [
-        fits,
+    lines = [_verdict(content, device_memory)]
+    if "kv_cache_start_bytes" in content:
+        full = sum(device["kv_cache_bytes"] for device in content["devices"])
+        lines.append(
+            f"a chat's KV cache starts at {_gb(content['kv_cache_start_bytes'])} and grows to {_gb(full)}, the full "
+            f"context of {content['kv_cache_tokens']} tokens; --context_length bounds it"
+        )
+    counts = [str(count) for count in content["device_counts"]]
+    lines += [
         f"host memory while loading: {_gb(content['host_peak_bytes'])}",
-        f"generate_tp divides it by {', '.join(map(str, content['device_counts']))}",
+        f"generate_tp can use {one_of(counts)} device{'s' if len(counts) > 1 else ''}",
     ]
     if "tokens_per_s" in content:
         lines.append(f"at most {content['tokens_per_s']:.1f} tokens/s at that bandwidth")
-    table.caption, table.caption_justify = "\n".join(lines), "left"
-    return table
+    return [table, *lines]
+
+
+def _verdict(content: dict[str, Any], device_memory: str | None) -> str:
+    from mygpt.loading.memory_check import one_of
+
+    if content["fits"] is None:
+        return "whether it fits is not known: see --device_memory"
+    memory = max(content["memories"], key=lambda memory: memory["needed_bytes"] / memory["free_bytes"])
+    needed, free = _gb(memory["needed_bytes"]), _gb(memory["free_bytes"])
+    how = f"{needed} of the {free} that are free on {memory['name']}"
+    if content["fits"]:
+        return f"fits {device_memory} a device" if device_memory else f"fits: it takes {how}"
+    remedy = f"use {one_of([*content['remedies'], 'a smaller model'])}"
+    if device_memory:
+        return f"does not fit {device_memory} a device: {remedy}"
+    return f"does not fit: it takes {needed} on {memory['name']} and {free} are free; {remedy}"
 
 
 def _comparison(rows: list[dict[str, Any]], memory: float | None) -> Table:

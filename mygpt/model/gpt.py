@@ -121,7 +121,8 @@ class GPT(nn.Module):
         ]
         shapes = [attention.cache_shape for attention in attentions]
         devices = [device or attention.output.device for attention in attentions]
-        return KVCache(shapes, batch_size, slots, devices, self.embed.weight.dtype)
+        dtype = self.embed.weight.dtype
+        return KVCache(shapes, batch_size, slots, devices, dtype, self.config.context_length)
 
 
 class Block(nn.Module):

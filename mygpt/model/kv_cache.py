@@ -166,12 +166,14 @@ class KVCache:
         slots: int,
         devices: Sequence[torch.device],
         dtype: torch.dtype,
+        most: int,
     ) -> None:
-        """An empty cache; `devices` says where each layer's part lives."""
+        """An empty cache; `devices` says where each layer's part lives, `most` how many slots it may grow to."""
         self.shapes = list(shapes)
         self.devices = list(devices)
         self.dtype = dtype
         self.slots = slots
+        self.most = most
         self.lengths = [0] * batch_size
         self.layers = [self._layer(*layer) for layer in zip(shapes, devices, strict=True)]
 
@@ -219,16 +221,21 @@ class KVCache:
             ring.commit_pending(torch.tensor(self.lengths, device=ring.keys.device)[:, None])
 
     def reserve(self, slots: int) -> None:
-        """Have at least so many slots. A chat's cache grows by this; one that was sized for its work never does."""
+        """Have at least so many slots. A chat's cache grows by this; one that was sized for its work never does.
+
+        Layer by layer, so that no more than one is there twice.
+        """
         if slots > self.slots:
-            size = max(slots, self.slots + GROWTH)
-            larger = KVCache(self.shapes, len(self.lengths), size, self.devices, self.dtype)
-            KVCache.copy_rows(larger, self, range(len(self.lengths)))
-            self.slots, self.layers = larger.slots, larger.layers
+            self.slots = max(slots, min(self.slots + GROWTH, self.most))
+            rows = torch.arange(len(self.lengths))
+            for i, (shape, device) in enumerate(zip(self.shapes, self.devices, strict=True)):
+                larger = self._layer(shape, device)
+                larger.copy_rows(self.layers[i], rows)
+                self.layers[i] = larger
 
     def empty_like(self, batch_size: int, slots: int) -> KVCache:
         """An empty cache of the same layers, of another size."""
-        return KVCache(self.shapes, batch_size, slots, self.devices, self.dtype)
+        return KVCache(self.shapes, batch_size, slots, self.devices, self.dtype, self.most)
 
     def copy_rows(self, source: KVCache, rows: Sequence[int]) -> None:
         """Fill every sequence from row `rows[b]` of `source`, which has no more slots than this cache."""
@@ -246,7 +253,8 @@ class KVCache:
         counts = len(self.lengths), len(other.lengths)
         self.commit_pending()
         other.commit_pending()
-        larger = KVCache(self.shapes, sum(counts), max(self.slots, other.slots), self.devices, self.dtype)
+        slots = max(self.slots, other.slots)
+        larger = KVCache(self.shapes, sum(counts), slots, self.devices, self.dtype, self.most)
         for joint, ours, theirs in zip(larger.layers, self.layers, other.layers, strict=True):
             joint.copy_rows(ours, torch.arange(counts[0]))
             joint.copy_rows(theirs, torch.arange(counts[1]), first=counts[0])

@@ -67,16 +67,6 @@ def free_bytes(device: torch.device) -> float:
     return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
 
 
-def free_host_bytes() -> int | None:
-    """The memory that a Linux machine has available for programs; None on other systems."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None else int(kib) * 1024
-
-
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory that a GPU's tensors took, or that was resident of this process for a CPU.
 

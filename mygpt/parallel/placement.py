@@ -80,7 +80,8 @@ def choose_placement(config: Config, options: LoadOptions) -> Placement:
         return Placement(None, (devices[0],), (str(devices[0]),))
     names = tuple(f"{devices[0].type}:{number}" for number in range(count))
     if strategy == "sequential":
-        names = names if devices[0].index is None else tuple(map(str, devices))
+        devices = devices[: config.n_layers]  # of `auto`
+        names = names[: len(devices)] if devices[0].index is None else tuple(map(str, devices))
         return Placement(strategy, tuple(devices), names)
     if strategy == "tensor":
         check_divisible(config, count)
@@ -92,7 +93,7 @@ def choose_strategy(config: Config, options: LoadOptions, count: int) -> str | N
     """The strategy by which `count` devices share the model; None for one device.
 
     Raises:
-        InputError: the options exclude each other.
+        InputError: the options exclude each other, or there are fewer layers than devices.
     """
     listed = isinstance(options.devices, str) and "," in options.devices
     if options.strategy == "auto":
@@ -107,4 +108,9 @@ def choose_strategy(config: Config, options: LoadOptions, count: int) -> str | N
     if options.num_nodes > 1 and strategy == "sequential":
         why = "" if options.strategy == "sequential" else ", and nothing else divides the model"
         raise InputError(f"--num_nodes {options.num_nodes}: layers in turn stay on one machine{why}; use 1")
+    if strategy == "sequential" and count > config.n_layers and options.devices != "auto":
+        raise InputError(
+            f"--devices {options.devices}: the model has {config.n_layers} layers to share out; use at most "
+            f"{config.n_layers} devices"
+        )
     return strategy if count > 1 else None

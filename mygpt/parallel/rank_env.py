@@ -39,6 +39,11 @@ def started_as_worker() -> bool:
     return PARENT_PID_VARIABLE in os.environ and env_rank("LOCAL_RANK") > 0
 
 
+def first_on_machine() -> bool:
+    """Whether this process is the first, or the only one, of those on this machine."""
+    return not (env_rank("LOCAL_RANK") or env_rank("SLURM_LOCALID"))
+
+
 def is_worker() -> bool:
     """Whether `become_worker` was called in this process."""
     return _is_worker

@@ -120,7 +120,7 @@ class RemoteCache(KVCache):
         # A cache without sequences takes no memory; it has the shapes of rank 0's part. The device is named because
         # offloaded weights are on another one than keys and values.
         part = model.model.allocate_cache(0, slots, model.bus.ranks.device)
-        super().__init__(part.shapes, batch_size, part.slots, part.devices, part.dtype)
+        super().__init__(part.shapes, batch_size, part.slots, part.devices, part.dtype, part.most)
         self.model = model
         self.id = model.n_caches
         model.n_caches += 1

@@ -111,6 +111,8 @@ class Supervisor(threading.Thread):
         self.kill_children()
         if self._terminal is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
+        if sys.stderr.isatty():
+            print("\x1b[?25h", end="", file=sys.stderr, flush=True)  # the cursor, which a progress bar hides
         if reason is not None:
             print(f"error: {reason}; the other ranks were ended", file=sys.stderr, flush=True)
         os._exit(code)

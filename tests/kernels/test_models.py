@@ -67,7 +67,7 @@ def steps(model: GPT, prompts: Tensor, lengths: list[int], new: Tensor) -> Tenso
     """Logits of a prefill and of single steps after it, of sequences of different lengths."""
     shapes = [LayerShape(model.config.n_kv_heads, model.config.head_dim, w) for w in model.config.windows]
     dtype = model.embed.weight.dtype
-    cache = KVCache(shapes, len(prompts), 400, [torch.device("cpu")] * len(shapes), dtype)
+    cache = KVCache(shapes, len(prompts), 400, [torch.device("cpu")] * len(shapes), dtype, 400)
     last = [length - 1 for length in lengths]
     logits = [model(prompts, cache, logits_indices=last)]
     cache.advance(lengths)

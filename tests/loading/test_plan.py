@@ -18,18 +18,22 @@ from mygpt.checkpoint.open import open_checkpoint
 from mygpt.engine.prefill import prefill
 from mygpt.engine.sampling import sample
 from mygpt.families import read_config
+from mygpt.loading import room
 from mygpt.loading.build import build, empty_model
 from mygpt.loading.plan import make_plan
 from mygpt.loading.workspace import Workload, logits_bytes, workspace_bytes
 from mygpt.model.gpt import GPT
+from mygpt.model.kv_cache import GROWTH
 from mygpt.options import LoadOptions, Sampling
+from mygpt.parallel import placement
 from mygpt.parallel.devices import DTYPES, mover
-from mygpt.parallel.placement import Placement
+from mygpt.parallel.placement import Placement, choose_placement
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.parallel.tensor import ModelShard
 from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.linear import quantize_linears
 from tests.families.variants import VARIANTS, Variant
+from tests.models import write_model
 
 Run = Callable[..., dict[str, Any]]
 CPU = torch.device("cpu")
@@ -180,9 +184,9 @@ def test_one_device_holds_what_was_said(tmp_path: Path, name: str, quantize: str
 def test_parts_hold_what_was_said(tmp_path: Path, name: str, quantize: str | None) -> None:
     find_variant(name).build(tmp_path)
     options = LoadOptions(quantize=quantize, strategy="sequential", devices=2, **PRECISE)  # type: ignore[arg-type]
-    placement = Placement("sequential", (CPU, CPU), ("cpu:0", "cpu:1"))
+    halves = Placement("sequential", (CPU, CPU), ("cpu:0", "cpu:1"))
     checkpoint = open_checkpoint(tmp_path)
-    model, _ = build(checkpoint, *read_config(checkpoint.config), placement, options)
+    model, _ = build(checkpoint, *read_config(checkpoint.config), halves, options)
     assert isinstance(model, SequentialGPT)
     caches = model.allocate_cache(2, 30).layers
     ends = [[model.embed], [model.norm] + ([model.head] if model.head else [])]
@@ -388,10 +392,103 @@ def test_tables_fit_100_columns(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_chat_has_the_whole_context(run: Run) -> None:
-    (device,) = run("stablelm-base-alpha-3b", command="chat", precision="16-true", device_memory="24GB")[
-        "devices"
-    ]
-    assert device["kv_cache_bytes"] == 16 * 2 * 4096 * 4096 * 2
+    """In the end, however short its answers are. It begins with the first prompt, and what a cache grows by."""
+    chat = {"command": "chat", "precision": "16-true", "device_memory": "24GB"}
+    for options in ({}, {"max_new_tokens": 10}):
+        plan = run("stablelm-base-alpha-3b", **chat, **options)
+        assert plan["devices"][0]["kv_cache_bytes"] == 16 * 2 * 4096 * 4096 * 2
+        assert plan["kv_cache_tokens"] == 4096
+        assert plan["kv_cache_start_bytes"] == 16 * 2 * 4096 * (64 + GROWTH) * 2
+    smaller = run("stablelm-base-alpha-3b", **chat, context_length=1000)
+    assert smaller["devices"][0]["kv_cache_bytes"] == 16 * 2 * 4096 * 1000 * 2
+    assert smaller["kv_cache_start_bytes"] == smaller["devices"][0]["kv_cache_bytes"]
+    assert "kv_cache_start_bytes" not in run("stablelm-base-alpha-3b", device_memory="24GB")
+
+
+def test_a_chats_cache_grows_as_was_said(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "gpt", max_position_embeddings=1500)
+    chat = LLM.load(str(folder), **PRECISE).chat(max_new_tokens=200, temperature=0.0)
+    sizes = []
+    for _ in range(6):
+        list(chat.say("x" * 500))
+        assert chat._cache is not None
+        sizes.append((chat._cache.slots, chat._cache.nbytes))
+    _, config = read_config(json.loads((folder / "config.json").read_text()))
+    options = LoadOptions(strategy="auto", **PRECISE)  # type: ignore[arg-type]
+    (full,) = make_plan(config, None, options, Workload(64, 1500, 1)).devices
+    assert sizes[-1] == (1500, full.kv_cache_bytes)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a plan says, in one line."""
+    assert main(["plan", *arguments]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Llama 2 70B, on a machine with 42 GB free."""
+    monkeypatch.setattr(room, "free_host_bytes", lambda: int(42e9))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIGS["llama-2-70b"]))
+    return str(path)
+
+
+def test_free_memory_and_what_would_fit_are_named(big: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, big, "--precision", "bf16-true")
+    assert (
+        "does not fit: it takes 138.02 GB on cpu and 42.00 GB are free; use --quantize bnb.nf4 (38." in text
+    )
+    assert text.endswith("generate_tp can use 1, 2, 4 or 8 devices")
+    text = said(capsys, big, "--quantize", "bnb.nf4")
+    assert " fits: it takes 38." in text and "GB of the 42.00 GB that are free on cpu" in text
+
+    text = said(capsys, big, "--precision", "bf16-true", "--device_memory", "40GB")
+    assert (
+        "does not fit 40GB a device: use --quantize bnb.nf4-dq (37.5 GB), --devices 4 (34.6 GB) or a" in text
+    )
+    text = said(capsys, big, "--precision", "32-true", "--device_memory", "1GB")
+    assert "does not fit 1GB a device: use a smaller model" in text
+
+
+def test_a_smaller_context_is_a_remedy(big: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["plan", big, "--quantize", "bnb.nf4", "--command", "chat", "--batch_size", "4", "--json=true"])
+        == 0
+    )
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"] is False
+    (memory,) = plan["memories"]
+    assert memory["name"] == "cpu" and memory["free_bytes"] == 42e9 < memory["needed_bytes"]
+    (remedy,) = plan["remedies"]
+    assert remedy.startswith("--context_length 2048 (")
+    options = ["--quantize", "bnb.nf4", "--batch_size", "4", "--command", "chat", "--context_length"]
+    text = said(capsys, big, *options, "2048")
+    assert "fits: it takes" in text
+    assert "and grows to 2.68 GB, the full context of 2048 tokens; --context_length bounds it" in text
+    assert main(["plan", big, "--context_length", "5000"]) == 2
+    assert "is more than the model's context of 4096 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "generate_sequentially"])
+def test_more_devices_than_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Refused by the plan as by the command; `auto` takes as many as there are layers."""
+    folder = str(write_model(tmp_path / "gpt"))
+    options = ["--prompt", "Hi"] if command != "plan" else ["--command", "generate_sequentially"]
+    capsys.readouterr()
+    assert main([command, folder, "--accelerator", "cpu", "--devices", "99", *options]) == 2
+    message = "--devices 99: the model has 2 layers to share out; use at most 2 devices"
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_auto_takes_no_more_devices_than_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, config = read_config(CONFIGS["llama-2-70b"] | {"num_hidden_layers": 2})
+    monkeypatch.setattr(
+        placement, "pick_devices", lambda *options: [torch.device("cuda", i) for i in range(8)]
+    )
+    options = LoadOptions(devices="auto", strategy="sequential")
+    assert choose_placement(config, options).names == ("cuda:0", "cuda:1")
 
 
 def test_a_mixed_list_fills_the_gpu_first(run: Run) -> None:

@@ -77,6 +77,11 @@ class GGUFCheckpoint(Checkpoint):
             if tensor.name in self._names
         }
 
+    @property
+    def mapped_dtype(self) -> torch.dtype | None:
+        """That of the largest tensor, None where it is quantized."""
+        return _PLAIN.get(max(self._header.tensors, key=lambda tensor: tensor.nbytes).type)
+
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that the metadata describes; InputError where it is of an unknown kind."""
         from mygpt.text.tokenizer import Tokenizer

@@ -140,7 +140,7 @@ def _threads() -> int:
 
 
 def _free_memory() -> int | None:
-    from mygpt.parallel.devices import free_host_bytes
+    from mygpt.parallel.host_memory import free_host_bytes
 
     return free_host_bytes()
 
