@@ -11,7 +11,8 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     reports = {
-        outcome: terminalreporter.getreports(outcome) for outcome in ("passed", "failed", "xfailed", "xpassed")
+        outcome: terminalreporter.getreports(outcome)
+        for outcome in ("passed", "failed", "xfailed", "xpassed")
     }
     ways = {
         outcome: [value for report in some for name, value in report.user_properties if name == TRIED]

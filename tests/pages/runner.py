@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import constants
 
 import mygpt.llm
@@ -20,7 +21,7 @@ from mygpt.hub.default_model import REPO as DEFAULT_REPO
 from mygpt.llm import LLM
 from tests.fake_hub import Repo, serve
 from tests.loading.test_plan import CONFIGS
-from tests.models import write_model
+from tests.models import CHAT_TEMPLATE, edit_json, write_model
 from tests.pages.collect import ROOT, Block, Command, blocks
 
 # The commands that load a model and write text.
@@ -62,7 +63,11 @@ class EveryRepo(dict[str, Repo]):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("pages") / "tiny")
+    """A chat model that can be asked not to think."""
+    folder = write_model(tmp_path_factory.mktemp("pages") / "tiny")
+    thinking = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    edit_json(folder / "tokenizer_config.json", chat_template=CHAT_TEMPLATE + thinking)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +135,21 @@ def way_of(command: Command) -> str:
     if command.inline and len(arguments) == 1 and not arguments[0].startswith("-"):
         return "named"  # a word of a sentence, such as `mygpt chat`
     if arguments[:1] and arguments[0] in GENERATING:
-        named = {word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in arguments}
+        preset = options_of(arguments[arguments.index("--config") + 1]) if "--config" in arguments else {}
+        named = {word.partition("=")[0] for word in arguments} | {f"--{name}" for name in preset}
         several = arguments[0] in ("generate_tp", "generate_sequentially") or command.words[0] != "mygpt"
         if several or named & set(DEVICE_OPTIONS):
             return "up to loading"
-        if len(arguments) == 1 or arguments[1].startswith("-") or arguments[1] == DEFAULT_REPO:
+        no_checkpoint = len(arguments) == 1 or arguments[1].startswith("-")
+        if (no_checkpoint and "checkpoint" not in preset) or arguments[1:2] == (DEFAULT_REPO,):
             return "with the default model"
     return "with a tiny model"
+
+
+def options_of(preset: str) -> dict[str, Any]:
+    """The options in a file of config_hub/."""
+    content: dict[str, Any] = yaml.safe_load((ROOT / preset).read_text(encoding="utf-8"))
+    return content
 
 
 def attempt(command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +162,8 @@ def attempt(command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     arguments = [PLACEHOLDERS.get(word, word) for word in command.arguments or ()]
     for name, value in command.environment:
         monkeypatch.setenv(name, value)
-    shown = "--temperature 0" in command.text and command.output
+    shown = "--temperature 0" in command.text and command.output and "chat" not in command.words[:2]
+    shown = shown or (command.piped and command.output)
     if way == "named":
         arguments.append("--help")
     elif arguments[0] in GENERATING and not shown and "--print_config" not in arguments:

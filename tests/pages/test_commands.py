@@ -110,7 +110,9 @@ def test_the_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("page_blocks", [pytest.param(b, id=b[0].page) for b in PYTHON if b])
-def test_the_python_of_a_page(page_blocks: list[Block], place: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_a_page(
+    page_blocks: list[Block], place: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with short_answers(monkeypatch):
         execute(page_blocks)
 
@@ -126,11 +128,16 @@ def test_every_option_of_the_pages_exists(capfd: pytest.CaptureFixture[str]) -> 
         known |= set(re.findall(r"--[a-z][a-z_]*", capfd.readouterr().out))
     for page in PAGES:
         for code in inline_code(page):
-            named = {word.replace("-", "_").replace("__", "--", 1) for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)}
+            named = {
+                word.replace("-", "_").replace("__", "--", 1)
+                for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
+            }
             assert named - known <= FOREIGN_OPTIONS | {"--new_tokens"}, f"{name_of(page)}: {code}"
 
 
-CHAT = next(block for block in blocks(PAGES[0].parent / "tutorials" / "chat.md") if ">>> What" in block.content)
+CHAT = next(
+    block for block in blocks(PAGES[0].parent / "tutorials" / "chat.md") if ">>> What" in block.content
+)
 
 
 def test_the_conversation_of_the_tutorial(
