@@ -170,6 +170,8 @@ def attempt(command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
         arguments += ["--max_new_tokens", str(NEW_TOKENS)]
     elif arguments[0] == "convert":
         make_room(Path(arguments[2]))
+    elif arguments[0] == "rm":
+        assert main(["download", arguments[1]]) == 0
     loads: list[Any] = []
     with monkeypatch.context() as patch:
         if way == "up to loading":
@@ -179,8 +181,8 @@ def attempt(command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     out, err = capfd.readouterr()
     assert code == 0, f"mygpt {' '.join(arguments)}\n{err}"
     assert len(loads) == (way == "up to loading"), f"it ended before it loaded a model:\n{err}"
-    if shown:
-        assert command.output.splitlines()[0] in out
+    for line in command.output.splitlines() if shown else ():
+        assert line in out
 
 
 def make_room(target: Path) -> None:
