@@ -91,6 +91,8 @@ def _of_page(path: Path) -> Iterator[Command]:
                 text, _, output = shown.partition("\n")
                 yield from split(text, block.page, output=output)
     for code in inline_code(path):
+        for inner in re.findall(r"\$\((mygpt .*?)\)", code):
+            yield from split(inner, name_of(path))
         if re.match(r"mygpt [a-z-]", code) or "| mygpt " in code:
             yield from split(code, name_of(path), inline=True)
 

@@ -64,7 +64,7 @@ class EveryRepo(dict[str, Repo]):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chat model that can be asked not to think."""
-    folder = write_model(tmp_path_factory.mktemp("pages") / "tiny")
+    folder = write_model(tmp_path_factory.mktemp("pages") / "tiny", max_position_embeddings=32_768)
     thinking = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
     edit_json(folder / "tokenizer_config.json", chat_template=CHAT_TEMPLATE + thinking)
     return folder

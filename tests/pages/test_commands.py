@@ -130,7 +130,14 @@ def test_the_python_of_a_page(
 
 
 # Options of other programs, and ways of writing ours.
-FOREIGN_OPTIONS = {"--nproc_per_node", "--node_rank", "--nnodes", "--ntasks-per-node", "--full"}
+FOREIGN_OPTIONS = {
+    "--nproc_per_node",
+    "--node_rank",
+    "--nnodes",
+    "--ntasks_per_node",
+    "--gpus_per_node",
+    "--full",
+}
 
 
 def test_every_option_of_the_pages_exists(capfd: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +151,7 @@ def test_every_option_of_the_pages_exists(capfd: pytest.CaptureFixture[str]) -> 
                 word.replace("-", "_").replace("__", "--", 1)
                 for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
             }
-            assert named - known <= FOREIGN_OPTIONS | {"--new_tokens"}, f"{name_of(page)}: {code}"
+            assert named <= known, f"{name_of(page)}: {code}"
 
 
 CHAT = next(b for b in blocks(ROOT / "tutorials" / "chat.md") if ">>> What" in b.content)
