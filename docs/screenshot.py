@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pexpect
@@ -25,7 +26,7 @@ LINES = (
     "And of Italy?",
     "Write a Python one-liner that prints hello.",
     "Name three fruits as a list.",
-    "/stats",
+    "/undo",
 )
 PROMPT = ">>> "
 PATIENCE_S = 600  # for one answer, on a machine that is busy
@@ -80,9 +81,8 @@ class Terminal(pyte.Screen):
         for y in range(self.cursor.y):
             row = self.buffer[y]
             width = len(self.display[y].rstrip())
-            for x in range(width):
-                char = row[x]
-                picture.append(char.data, _style(char))
+            for style, chars in groupby((row[x] for x in range(width)), _style):
+                picture.append("".join(char.data for char in chars), style)
             picture.append("\n")
         picture.rstrip()
         return picture
