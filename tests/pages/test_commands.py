@@ -80,7 +80,7 @@ NOT_YET: list[str] = [
     r"(70b-chat-hf|falcon-40b|Q4_K_M.gguf|mygpt generate)(?!.*--prompt)",  # the default prompt
 ]
 
-NOT_YET_OPTIONS = {"--think", "--chat_template_kwargs", "--context_length"}
+NOT_YET_OPTIONS = {"--yes", "--think", "--chat_template_kwargs", "--context_length"}
 
 FOUND = commands()
 OURS = [command for command in FOUND if command.arguments is not None]
