@@ -341,14 +341,6 @@ def test_print_config_keeps_the_token_to_itself(run: Run) -> None:
     assert "hf_secret" not in run(None, "--access_token", "hf_secret", "--print_config")[0]
 
 
-@pytest.mark.parametrize(
-    "file", sorted(Path(__file__, "../../../config_hub").resolve().glob("*.yaml")), ids=str
-)
-def test_the_files_of_config_hub_are_options(run: Run, folders: dict[str, Path], file: Path) -> None:
-    out, _ = run(str(folders["llama"]), "--config", str(file), "--prompt", "Hi", "--max_new_tokens", "2")
-    assert out
-
-
 @pytest.mark.parametrize("flags", [["--help"], ["--version"], ["generate", "--help"], []], ids=str)
 def test_what_is_only_printed_is_exit_code_0(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 0
