@@ -113,12 +113,15 @@ class LLM:
         stop: Sequence[str] = (),
         on_overflow: str = "drop",
         speculate: str | None = None,
+        repetition_guard: bool = True,
         **sampling: Any,
     ) -> Conversation:
         """A conversation, which goes on after `messages`; the options are those of `mygpt chat`."""
         from mygpt.chat.conversation import Conversation
 
-        options = ChatOptions(sys_prompt, max_new_tokens, seed, list(stop), on_overflow, speculate)
+        options = ChatOptions(
+            sys_prompt, max_new_tokens, seed, list(stop), on_overflow, speculate, repetition_guard
+        )
         return Conversation(self.engine, options, Sampling(**sampling), messages)
 
     @torch.no_grad()  # not inference_mode: its tensors could not be compared with ones that have a gradient

@@ -176,6 +176,7 @@ class ChatOptions:
         on_overflow: What happens when the context is full: drop (the oldest turns) or error.
         speculate: ngram guesses the tokens that followed the same ones earlier in the text, and the model checks
             several at once; faster for repetitive texts, and no answer changes.
+        repetition_guard: End an answer that repeats the same words again and again.
     """
 
     sys_prompt: str | None = None
@@ -184,6 +185,7 @@ class ChatOptions:
     stop: list[str] = field(default_factory=list)
     on_overflow: str = "drop"
     speculate: str | None = None
+    repetition_guard: bool = True
 
     def __post_init__(self) -> None:
         _one_of("speculate", self.speculate, SPECULATIONS)

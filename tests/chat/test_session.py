@@ -31,7 +31,7 @@ STATISTICS = (
     r"\d+ new tokens, \d+\.\d tokens/s \| \d+ tokens left \| seed \d+"
 )
 
-CUT = "note: the answer was cut after 5 tokens (--max_new_tokens)"
+CUT = "note: the answer was cut after 5 tokens (max_new_tokens)"
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +148,14 @@ def test_set(repl: Repl, text: str, name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("/set temperature hot", "--temperature must be a number, it is 'hot'"),
-        ("/set temperature -1", "--temperature must be 0 or above, it is -1"),
-        ("/set temperature nan", "--temperature must be 0 or above, it is nan"),
-        ("/set temperature true", "--temperature must be a number, it is True"),
-        ("/set top_k 1.5", "--top_k must be a whole number, it is 1.5"),
-        ("/set stop #", "--stop must be a list of texts"),
+        ("/set temperature hot", "temperature must be a number, it is 'hot'"),
+        ("/set temperature -1", "temperature must be 0 or above, it is -1"),
+        ("/set temperature nan", "temperature must be 0 or above, it is nan"),
+        ("/set temperature true", "temperature must be a number, it is True"),
+        ("/set top_k 1.5", "top_k must be a whole number, it is 1.5"),
+        ("/set stop #", "stop must be a list of texts"),
         ("/set stop [", "the value is not YAML: ["),
-        ("/set on_overflow panic", "--on_overflow must be one of drop, error"),
+        ("/set on_overflow panic", "on_overflow must be one of drop, error"),
         ("/set temprature 1", "there is no setting 'temprature'; there are max_new_tokens, "),
         ("/set temperature", "write /set NAME VALUE"),
         ("/undo 3", "/undo takes nothing after it, there is '3'"),

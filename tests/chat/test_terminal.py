@@ -159,7 +159,7 @@ def test_a_conversation(start: Start, tmp_path: Path) -> None:
     # What is wrong costs nothing.
     assert "error: there is no command /foo; /help lists them" in chat.type("/foo")
     assert "error: /nowhere/x.json: cannot be written" in chat.type("/save /nowhere/x.json")
-    assert "error: --temperature must be a number, it is 'hot'" in chat.type("/set temperature hot")
+    assert "error: temperature must be a number, it is 'hot'" in chat.type("/set temperature hot")
     assert chat.messages(tmp_path) == other
 
     # Ctrl-C clears the line, Ctrl-D ends.
