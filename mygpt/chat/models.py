@@ -19,6 +19,9 @@ from mygpt.options import LoadOptions
 from mygpt.parallel.remote_model import RemoteModel
 
 PLANNED_TOKENS = 1024  # of a conversation, where it is asked whether a second model fits beside the first
+NO_TEMPLATE = (
+    "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"
+)
 
 
 class ModelSwitch:
@@ -81,9 +84,10 @@ class ModelSwitch:
         return make_plan(config, stored, options, Workload(slots, slots, 1)).fits is True
 
 
-def describe(name: str, engine: Engine) -> str:
-    """A model in one line: its name, where it is, in what precision."""
-    return f"{name} | {engine.loaded.placement} {engine.loaded.precision}"
+def describe(name: str, engine: Engine, more: str = "") -> str:
+    """A model in one line: its name, where it is, in what precision, and `more`; a note where it cannot converse."""
+    text = f"{name} | {engine.loaded.placement} {engine.loaded.precision}{more}"
+    return text if engine.prompt_encoder.is_chat else f"{text}\n{NO_TEMPLATE}"
 
 
 def _free_memory() -> None:

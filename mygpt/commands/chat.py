@@ -56,11 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     session = Session(
         conversation, display, note, interactive=interactive, multiline=repl.multiline, models=models
     )
-    note(f"{describe(name, conversation.engine)} | /help lists the commands")
-    if not conversation.engine.prompt_encoder.is_chat:
-        note(
-            "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"
-        )
+    note(describe(name, conversation.engine, " | /help lists the commands"))
     if interactive:
         from mygpt.chat.terminal import run_terminal
 
