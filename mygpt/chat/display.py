@@ -160,7 +160,7 @@ def _without_padding(line: list[Segment]) -> list[Segment]:
 
     for end in range(len(line), 0, -1):
         text, style, _ = line[end - 1]
-        if style is not None and style.bgcolor is not None:
+        if style is not None and style.bgcolor is not None and not style.bgcolor.is_default:
             return line[:end]
         if text.rstrip():
             return [*line[: end - 1], Segment(text.rstrip(), style)]

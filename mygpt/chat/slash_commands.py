@@ -58,9 +58,10 @@ def _help(session: Session, _: str) -> None:
     for command in COMMANDS.values():
         session.note(f"{command.usage:<{width}}  {command.summary}")
     session.note(
-        "A text that begins with // is sent with one slash. Ctrl-C stops an answer, Ctrl-D ends the session.\n"
-        f"A message of several lines begins and ends with {QUOTES}. Alt-Enter makes a new line too; after /multiline "
-        f"it sends, as the line {SUBMIT} does."
+        "Ctrl-C stops an answer; Ctrl-D, exit or quit alone in a line end the session.\n"
+        "A text that begins with // is sent with one slash.\n"
+        f"A message of several lines begins and ends with {QUOTES}. Alt-Enter makes a new line\n"
+        f"too; after /multiline Enter does, and Alt-Enter or a line {SUBMIT} sends."
     )
 
 
@@ -217,7 +218,7 @@ COMMANDS = {
         Command("/help", "list the commands", _help),
         Command(
             "/exit",
-            "end the session, as /bye, /quit, Ctrl-D and a message that is just exit or quit do",
+            "end the session, as /bye, /quit, exit, quit and Ctrl-D do",
             _exit,
         ),
         Command("/clear", "forget everything said; the system message stays", _clear),

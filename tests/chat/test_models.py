@@ -57,7 +57,7 @@ def test_the_conversation_goes_on(
     """With the settings, by the new template; what does not fit beside the old model finds that gone."""
     first, second = folders
     repl.does("/set temperature 0")
-    said = prompt = repl.does("a")
+    repl.does("a")
     old = weakref.ref(repl.conversation.engine.loaded.model)
     monkeypatch.setattr(models, "make_plan", lambda *_: Plan(fits))
     load, alive = models.load, []
@@ -72,8 +72,7 @@ def test_the_conversation_goes_on(
     assert (alive, old()) == ([fits is True], None)
     said = repl.conversation.messages[2]["content"]
     assert repl.does("b") == CUT
-    prompt = prompt_of(repl)
-    assert prompt == f"S/a/{said}/b/"
+    assert prompt_of(repl) == f"S/a/{said}/b/"
     settings = repl.conversation.settings
     assert (settings["top_k"], settings["temperature"], settings["max_new_tokens"]) == (7, 0, 5)
     assert repl.does(f"/model {first}") == f"model: {first} | cpu 32-true"
