@@ -1,7 +1,7 @@
 """Finds an answer that repeats itself without end.
 
-Among 9.3 million tokens of prose and source code (benchmarks/text/, mygpt, CPython's library, torch) the longest run of
-one block of ids has 197 tokens, and the longest of at least three blocks with many different tokens has 150.
+Measured on 90 million of SmolLM2's tokens of prose and source code (25,250 files: benchmarks/text/, mygpt, CPython's
+library, installed packages and headers): one file is cut, a generated table of Unicode with the alphabet 13 times.
 """
 
 from __future__ import annotations

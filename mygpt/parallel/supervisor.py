@@ -111,6 +111,8 @@ class Supervisor(threading.Thread):
         self.kill_children()
         if self._terminal is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
+        if code == 130 and sys.stderr.isatty():
+            print(file=sys.stderr, flush=True)  # what follows begins a line, after "^C"
         if reason is not None:
             print(f"error: {reason}; the other ranks were ended", file=sys.stderr, flush=True)
         os._exit(code)

@@ -267,6 +267,24 @@ def test_an_interrupted_step_spoils_no_later_answer(name: str, step: int, tmp_pa
     assert conversation.messages[-1]["content"] == expected
 
 
+def test_what_an_interrupted_answer_overwrote_is_not_taken_for_held(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C came after it, and before it was known what the cache holds."""
+    conversation = llm.chat(**GREEDY)
+    tell(conversation, "a" * 20)
+    conversation.undo()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(conversation, "_keep", interrupt)
+        tell(conversation, "b" * 20)
+    tell(conversation, "a" * 20)
+    assert conversation.messages[-1]["content"] == without_reuse(conversation)
+
+
 def test_a_template_that_refuses_changes_nothing(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     (folder / "chat_template.jinja").write_text(

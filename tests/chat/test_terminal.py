@@ -332,6 +332,24 @@ def test_the_history_and_completion(start: Start, tmp_path: Path) -> None:
     assert chat.ends() == 0
 
 
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--devices", "2"), marks=pytest.mark.full)], ids=["one device", "two ranks"]
+)
+def test_ctrl_c_in_generate_leaves_a_new_line(
+    options: tuple[str, ...], endless: str, environment: dict[str, str]
+) -> None:
+    command = ["-m", "mygpt", "generate", endless, "--prompt", "Hi", "--max_new_tokens", "90000", *options]
+    process = pexpect.spawn(
+        sys.executable, [*command, "--accelerator", "cpu"], env=environment, timeout=TIMEOUT_S
+    )
+    process.expect(b"[A-Za-z]")
+    process.sendintr()
+    written: bytes = process.read()
+    process.close()
+    assert process.exitstatus == 130
+    assert written.endswith(b"\r\n")
+
+
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
     "<|im_start|>assistant\n<think>\n"

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from mygpt.engine.repetition import FEW_DISTINCT, MAX_PERIOD, MIN_REPEATS, MIN_SPAN, MIN_SPAN_FEW, repeated_period
+from mygpt.engine.repetition import (
+    FEW_DISTINCT,
+    MAX_PERIOD,
+    MIN_REPEATS,
+    MIN_SPAN,
+    MIN_SPAN_FEW,
+    repeated_period,
+)
 
 ROOT = Path(__file__).parents[2]
 PROSE = list(range(1000, 1300))  # no id twice
