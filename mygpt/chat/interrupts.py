@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import Application
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding.key_processor import KeyPress
 from prompt_toolkit.keys import Keys
 
@@ -68,9 +69,15 @@ class Interrupts:
         """
         self._app = editor.app
         try:
-            return editor.prompt(handle_sigint=False, pre_run=self._press)
+            text = editor.prompt(handle_sigint=False, pre_run=self._press)
         finally:
             self._app = None
+        keys = get_typeahead(editor.input)
+        if any(key.key == Keys.ControlC for key in keys):  # where it is no signal, as on Windows
+            self.pending = True
+        else:
+            store_typeahead(editor.input, keys)
+        return text
 
     def _handle(self, *_: object) -> None:
         self.pending = True

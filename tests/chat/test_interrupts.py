@@ -8,6 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prompt_toolkit import PromptSession
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
 from mygpt import LLM
 from mygpt.chat import terminal
@@ -211,6 +214,34 @@ def test_in_a_command_it_is_as_at_the_prompt(
     person.run()
     assert file.exists()
     assert person.notes == [f"0 messages saved to {file}", AGAIN, "nothing was said yet"]
+
+
+def test_a_key_that_is_no_signal_counts_after_enter_too() -> None:
+    """As on Windows, where the editor reads it with what is typed ahead. Without it, that is kept."""
+    interrupts = Interrupts()
+    with create_pipe_input() as keys:
+        editor: PromptSession[str] = PromptSession(input=keys, output=DummyOutput())
+        keys.send_text("Hi\rnext\r")
+        assert [interrupts.prompt(editor) for _ in range(2)] == ["Hi", "next"]
+        assert not interrupts.take()
+        keys.send_text("Hi\rnext\r\x03")
+        assert interrupts.prompt(editor) == "Hi"
+        assert interrupts.take()
+        keys.send_text("\x03")
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.prompt(editor)
+        assert not interrupts.take()
+
+
+def test_before_the_editor_is_open_it_is_as_in_it() -> None:
+    interrupts = Interrupts()
+    with create_pipe_input() as keys, interrupts.handled():
+        editor: PromptSession[str] = PromptSession(input=keys, output=DummyOutput())
+        press()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.prompt(editor)
+        keys.send_text("Hi\r")
+        assert interrupts.prompt(editor) == "Hi"
 
 
 def test_the_handler_is_the_old_one_afterwards(someone: Person) -> None:

@@ -246,6 +246,8 @@ def test_ctrl_c_under_load(options: tuple[str, ...], start: Start, endless: str,
             chat.expect(f"system message: {number}\r\n", READS)
         messages = chat.messages(tmp_path)
         assert [m["role"] for m in messages[1:]] == ["user", "assistant"] * (len(messages) // 2)
+        if options:
+            assert "error: /model does not work where several processes" in chat.type("/model x")
         chat.process.sendeof()
         assert chat.ends() == 0
     finally:
