@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback
         return 0
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # what follows begins a line, after "^C"
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone, as in `mygpt generate | head`. Python would complain at exit.

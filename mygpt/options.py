@@ -226,6 +226,7 @@ class ChatOptions:
         on_overflow: When the context is full: drop the oldest turns, or end with an error.
         speculate: Guess tokens: those that followed the same ones earlier in the text. The model checks several at
             once, which is faster for texts that repeat themselves.
+        repetition_guard: End an answer that repeats the same words again and again.
     """
 
     sys_prompt: str | None = None
@@ -236,6 +237,7 @@ class ChatOptions:
     stop: list[str] | str = field(default_factory=list)
     on_overflow: str = "drop"
     speculate: str | None = None
+    repetition_guard: bool = True
 
     def __post_init__(self) -> None:
         check_choice("speculate", self.speculate)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from mygpt.chat.transcript import read_transcript, write_transcript
 from mygpt.engine.detokenizer import Timing, draft_statistics
 from mygpt.engine.engine import Batch, Engine, pick_seed
 from mygpt.engine.prefill import keep_common_prefix
+from mygpt.engine.repetition import repeated_period
 from mygpt.errors import ContextOverflowError, InputError
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, SamplingOptions, check_types
@@ -29,7 +32,7 @@ class Turn:
         new_ids: ids of the answer.
         timing: time to the first token, and speed.
         speculation: how many draft tokens were accepted, in words; empty without drafts.
-        finish_reason: "stop", "length", or None for an interrupted answer.
+        finish_reason: "stop", "length", "repetition" (the guard ended it), or None for an interrupted answer.
         context_left: tokens that still fit the context after this turn.
         seed: seed of the answer.
     """
@@ -66,6 +69,7 @@ class Conversation:
     only the system message and the newest turns: the `n_dropped` oldest messages stay in the history, but the model
     does not see them.
     `starts_in_reasoning`: the template ends the prompt with `<think>`, so the last answer starts inside of it.
+    `interruptible` makes a context around what takes long. A Ctrl-C that is handled there alone stops only that.
     """
 
     def __init__(
@@ -76,22 +80,42 @@ class Conversation:
         messages: Sequence[Message] = (),
     ) -> None:
         """A model without a chat template gets the plain style."""
-        self.engine = engine
-        self.prompt_encoder = (
-            engine.prompt_encoder if engine.prompt_encoder.is_chat else PromptEncoder(engine.tokenizer, PLAIN)
-        )
         self.options = options
-        self.sampling = sampling.over(engine.loaded.generation.sampling)
+        self._sampling = sampling  # what was asked for; the rest is the model's, and /model changes it
         self.messages: list[dict[str, Any]] = [dict(message) for message in messages]
         if options.sys_prompt is not None:
             self.system = options.sys_prompt
         self.last: Turn | None = None
-        self.n_dropped = 0
         self.starts_in_reasoning = False
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         self._seed = pick_seed(options.seed)
+        self.use(engine)
+
+    def use(self, engine: Engine) -> None:
+        """Go on with another model: its template renders the history, and nothing that was computed is kept.
+
+        Raises:
+            InputError: it has no tokenizer, or not the drafts of the settings. Nothing is changed then.
+        """
+        encoder = engine.prompt_encoder
+        drafter = engine.drafter(self.options.speculate)  # a model's has a cache of its own, worth keeping
+        self._engine: Engine | None = engine
+        self._drafter = drafter
+        self.prompt_encoder = encoder if encoder.is_chat else PromptEncoder(encoder.tokenizer, PLAIN)
+        self.n_dropped = 0
         self._cache: KVCache | None = None
-        self._drafter = engine.drafter(options.speculate)  # a model's has a cache of its own, worth keeping
         self._held: list[int] = []  # the ids that the cache holds
+
+    def release(self) -> None:
+        """Let go of the model, so that its memory is free for the one that is given to `use` next."""
+        self._engine = self._drafter = self._cache = None
+
+    @property
+    def engine(self) -> Engine:
+        """The model; InputError where it was released, and no other one is in its place."""
+        if self._engine is None:
+            raise InputError("there is no model now; load one with /model NAME")
+        return self._engine
 
     @property
     def system(self) -> str | None:
@@ -152,6 +176,11 @@ class Conversation:
         self.n_dropped = 0
 
     @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen: as was asked for, else as the model's authors recommend."""
+        return self._sampling.over(self.engine.loaded.generation.sampling)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every setting by its option's name; the system message is among the messages."""
         values = {**asdict(self.options), **asdict(self.sampling)}
@@ -164,17 +193,24 @@ class Conversation:
         Raises:
             InputError: there is no such setting, or the value is of a wrong type or out of range.
         """
+        try:
+            self._change(settings)
+        except InputError as error:  # its texts are about options of the command line
+            named = re.sub(r"--(\w+)", lambda m: m[1] if m[1] in self.settings else m[0], str(error))
+            raise InputError(named) from error
+
+    def _change(self, settings: dict[str, Any]) -> None:
         if unknown := settings.keys() - self.settings.keys():
             raise InputError(f"there is no setting {min(unknown)!r}; there are {', '.join(self.settings)}")
-        of_sampling = {field.name for field in fields(Sampling)}
+        of_sampling = {field.name for field in fields(SamplingOptions)}
         sampling = {name: value for name, value in settings.items() if name in of_sampling}
         options = {name: value for name, value in settings.items() if name not in of_sampling}
-        check_types(Sampling, sampling)
+        check_types(SamplingOptions, sampling)
         check_types(ChatOptions, options)
-        new_sampling, new_options = replace(self.sampling, **sampling), replace(self.options, **options)
+        new_sampling, new_options = replace(self._sampling, **sampling), replace(self.options, **options)
         if "speculate" in options:
             self._drafter = self.engine.drafter(new_options.speculate)
-        self.sampling, self.options = new_sampling, new_options
+        self._sampling, self.options = new_sampling, new_options
         if "seed" in options:
             self._seed = pick_seed(new_options.seed)
 
@@ -184,17 +220,23 @@ class Conversation:
 
     def load(self, path: str | Path) -> None:
         """Go on with a saved conversation and its settings; InputError, and nothing changed, where that cannot be."""
-        messages, settings = read_transcript(Path(path))
-        self.change(**settings)
+        with self.interruptible():
+            messages, settings = read_transcript(Path(path))
+        try:
+            self.change(**settings)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         self.messages, self.n_dropped = messages, 0
 
     def _answer(self) -> Generator[str, None, None]:
-        ids = self._fit()
+        with self.interruptible():
+            ids = self._fit()
         ending = self.engine.tokenizer.backend.decode(ids[-16:], skip_special_tokens=False)
         self.starts_in_reasoning = ending.rstrip().endswith("<think>")
         if self._cache is None:
             self._cache = self.engine.loaded.model.allocate_cache(1, len(ids))
-        reused = keep_common_prefix(self.engine.loaded.model, self._cache, self._held, ids)
+        held, self._held = self._held, []  # whatever interrupts this: nothing is taken for held that is not
+        reused = keep_common_prefix(self.engine.loaded.model, self._cache, held, ids)
         batch = self.engine.batch(
             [ids],
             self.sampling,
@@ -207,11 +249,23 @@ class Conversation:
             drafter=self._drafter,
         )
         self._seed += 1  # another answer to the same is another one
+        pieces = iter(batch)
         try:
-            for _, piece in batch:
+            while (piece := self._next(pieces)) is not None:
+                self._guard(batch)
                 yield piece
         finally:
             self._keep(batch, reused)
+
+    def _next(self, pieces: Iterator[tuple[int, str]]) -> str | None:
+        with self.interruptible():
+            return next(pieces, (0, None))[1]
+
+    def _guard(self, batch: Batch) -> None:
+        """End an answer that repeats itself without end."""
+        sequence = batch.completions[0].sequence
+        if self.options.repetition_guard and not sequence.is_finished and repeated_period(sequence.new_ids):
+            sequence.finish_reason = "repetition"
 
     def _keep(self, batch: Batch, reused: int) -> None:
         """Take the answer, and what was computed for it, as far as it got."""

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 
+from mygpt.chat.multiline import unquote
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import is_command, run_command
 from mygpt.errors import ContextOverflowError, InputError, one_line
 
 
-def dispatch(session: Session, text: str) -> None:
+def dispatch(session: Session, text: str) -> bool:
     """Run the text as a command, or send it to the model. An error becomes a note, and the conversation goes on.
+
+    Returns whether Ctrl-C stopped it.
 
     Raises:
         ContextOverflowError: the context is full, and `--on_overflow error` was given.
         KeyboardInterrupt: Ctrl-C in a session that is not interactive.
     """
     try:
-        if is_command(text):
+        if (quoted := unquote(text)) is not None:
+            if quoted.strip():
+                session.say(quoted)
+        elif is_command(text):
             run_command(session, text.strip())
         else:
-            session.answer(session.conversation.say(text[1:] if text.startswith("//") else text))
+            session.say(text[1:] if text.startswith("//") else text)
     except ContextOverflowError:
         raise
     except Exception as error:  # an unforeseen error must not cost the conversation either
@@ -31,3 +37,5 @@ def dispatch(session: Session, text: str) -> None:
     except KeyboardInterrupt:
         if not session.interactive:
             raise
+        return True
+    return False

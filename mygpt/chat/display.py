@@ -6,13 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, ClassVar, TextIO
 
 from mygpt.chat.reasoning import ReasoningParser
 from mygpt.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.segment import Segment
 
 # Shows the pieces of an answer to the end. The second argument says whether the answer starts in reasoning; it may
@@ -23,6 +23,7 @@ DIM, NORMAL = "\x1b[2m", "\x1b[0m"
 # A model's text must not control the terminal: all control characters except tab and newline.
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 _FRAME_S = 0.08  # the least time between two renderings
+_CODE = {"code": True}  # marks what is in a code block
 
 
 def choose_display(markdown: bool | None, out: TextIO) -> Display:
@@ -128,7 +129,7 @@ class _LiveAnswer:
     def _draw(self, height: int) -> None:
         from rich.segment import SegmentLines
 
-        lines = [_without_padding(line) for line in self._console.render_lines(self._content(), pad=False)]
+        lines = [_to_copy(line) for line in self._console.render_lines(self._content(), pad=False)]
         scrolled = max(self._printed, len(lines) - height)
         if scrolled > self._printed:
             self._console.print(SegmentLines(lines[self._printed : scrolled], new_lines=True), end="")
@@ -146,13 +147,20 @@ class _LiveAnswer:
         return Group(*parts, _markdown(answer)) if answer else Group(*parts)
 
 
+def _to_copy(line: list[Segment]) -> list[Segment]:
+    """The line as it is copied from the terminal: code begins at its first column, in a list too."""
+    code = next((i for i, (_, style, _) in enumerate(line) if style and style.meta == _CODE), 0)
+    indented = not "".join(text for text, _, _ in line[:code]).strip()
+    return _without_padding(line[code:] if indented else line)
+
+
 def _without_padding(line: list[Segment]) -> list[Segment]:
     """The line up to its last visible character: padding would wrap when the window gets narrower."""
     from rich.segment import Segment
 
     for end in range(len(line), 0, -1):
         text, style, _ = line[end - 1]
-        if style is not None and style.bgcolor is not None:
+        if style is not None and style.bgcolor is not None and not style.bgcolor.is_default:
             return line[:end]
         if text.rstrip():
             return [*line[: end - 1], Segment(text.rstrip(), style)]
@@ -162,9 +170,25 @@ def _without_padding(line: list[Segment]) -> list[Segment]:
 def _markdown(text: str) -> RenderableType:
     """Markdown as models write it: line breaks stay, and HTML tags are plain text."""
     from markdown_it import MarkdownIt
-    from rich.markdown import Markdown
+    from rich.markdown import CodeBlock, Markdown
+    from rich.style import Style
+    from rich.styled import Styled
+    from rich.syntax import Syntax
 
-    markdown = Markdown("")
+    class Code(CodeBlock):
+        """Without rich's padding and background, which would be copied with it."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            code = str(self.text).rstrip()
+            syntax = Syntax(
+                code, self.lexer_name, theme="ansi_dark", word_wrap=True, background_color="default"
+            )
+            yield Styled(syntax, Style(meta=_CODE))
+
+    class CopiedMarkdown(Markdown):
+        elements: ClassVar = {**Markdown.elements, "fence": Code, "code_block": Code}
+
+    markdown = CopiedMarkdown("")
     markdown.parsed = (
         MarkdownIt(options_update={"html": False}).enable(["strikethrough", "table"]).parse(text)
     )

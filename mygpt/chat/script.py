@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from mygpt.chat.dispatch import dispatch
+from mygpt.chat.multiline import is_open
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import SUBMIT, is_command
 from mygpt.errors import InputError
@@ -33,15 +34,21 @@ def run_script(session: Session, lines: TextIO) -> None:
 
 
 def _texts(session: Session, lines: Iterable[str]) -> Iterator[str]:
-    """Line by line. In multi-line mode, a message is all lines up to a `!submit`."""
+    """Line by line. Triple quotes begin and end a message; in multi-line mode one is all lines up to a `!submit`."""
     message: list[str] = []
+    quoted = ""
     for line in lines:
         line = line.removesuffix("\n")
-        if not session.multiline or (not message and is_command(line)):
+        if quoted or (not message and is_open(line)):
+            quoted = f"{quoted}\n{line}" if quoted else line
+            if not is_open(quoted):
+                yield quoted
+                quoted = ""
+        elif not session.multiline or (not message and is_command(line)):
             yield line
         elif line.strip() == SUBMIT:
             yield "\n".join(message)
             message = []
         else:
             message.append(line)
-    yield "\n".join(message)
+    yield quoted or "\n".join(message)

@@ -10,11 +10,18 @@ from typing import Any
 
 import yaml
 
+from mygpt.chat.attachments import read_attachment
+from mygpt.chat.models import describe
+from mygpt.chat.multiline import QUOTES
 from mygpt.chat.session import Session
 from mygpt.errors import InputError
 
 SUBMIT = "!submit"  # the line that sends a message of several lines
-EXIT_ALIASES = ("!quit", "!exit")  # litgpt's names of /exit
+# Ollama's and llama.cpp's names, litgpt's, and what people type.
+ALIASES = {
+    "/?": "/help",
+    **dict.fromkeys(("/bye", "/quit", "!quit", "!exit", "quit", "exit"), "/exit"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Command:
 
 def is_command(text: str) -> bool:
     """Whether a text is a command and not a message. `//` begins a message that begins with a slash."""
-    return (text.startswith("/") and not text.startswith("//")) or text.strip() in EXIT_ALIASES
+    return (text.startswith("/") and not text.startswith("//")) or text.strip() in ALIASES
 
 
 def run_command(session: Session, text: str) -> None:
@@ -37,7 +44,8 @@ def run_command(session: Session, text: str) -> None:
     Raises:
         InputError: there is no such command, or it failed.
     """
-    name, rest = [*text.split(maxsplit=1), ""][:2] if text not in EXIT_ALIASES else ("/exit", "")
+    name, rest = [*text.split(maxsplit=1), ""][:2]
+    name = ALIASES.get(name, name)
     if (command := COMMANDS.get(name)) is None:
         raise InputError(f"there is no command {name}; /help lists them (write /{name} to send it as a text)")
     if rest and command.usage == name:
@@ -50,8 +58,10 @@ def _help(session: Session, _: str) -> None:
     for command in COMMANDS.values():
         session.note(f"{command.usage:<{width}}  {command.summary}")
     session.note(
-        "A text that begins with // is sent with one slash. Ctrl-C stops an answer, Ctrl-D ends the session.\n"
-        f"Alt-Enter makes a new line; after /multiline it sends, as the line {SUBMIT} does."
+        "Ctrl-C stops an answer; Ctrl-D, exit or quit alone in a line end the session.\n"
+        "A text that begins with // is sent with one slash.\n"
+        f"A message of several lines begins and ends with {QUOTES}. Alt-Enter makes a new line\n"
+        f"too; after /multiline Enter does, and Alt-Enter or a line {SUBMIT} sends."
     )
 
 
@@ -129,8 +139,27 @@ def _short(text: str) -> str:
 
 
 def _save(session: Session, file: str) -> None:
-    session.conversation.save(_path("/save", file))
-    session.note(f"{len(session.conversation.messages)} messages saved to {file}")
+    path = _path("/save", file)
+    if not _may_write(session, path, file):
+        return session.note(f"{file} stays as it is")
+    session.conversation.save(path)
+    session.written.add(path.resolve())
+    return session.note(f"{len(session.conversation.messages)} messages saved to {file}")
+
+
+def _may_write(session: Session, path: Path, file: str) -> bool:
+    """Whether the file is new, or the user wants it overwritten.
+
+    Raises:
+        InputError: it is not, and there is nobody to ask.
+    """
+    if not path.is_file():
+        return True
+    if session.confirm is not None:
+        return session.confirm(f"overwrite {file}?")
+    if path.resolve() not in session.written:
+        raise InputError(f"{file} is there already and is not overwritten; name another file, or remove it")
+    return True
 
 
 def _load(session: Session, file: str) -> None:
@@ -145,6 +174,31 @@ def _path(command: str, file: str) -> Path:
         return Path(file).expanduser()
     except RuntimeError as error:
         raise InputError(f"{file}: there is no such user's folder") from error
+
+
+def _read(session: Session, file: str) -> None:
+    if file == '""':
+        session.attachments = []
+    elif file:
+        with session.conversation.interruptible():
+            session.attachments.append(read_attachment(_path("/read", file), session.conversation.engine))
+    waiting = ", ".join(map(str, session.attachments))
+    session.note(
+        f"your next message begins with {waiting}" if waiting else "no file waits for the next message"
+    )
+
+
+def _model(session: Session, name: str) -> None:
+    models, conversation = session.models, session.conversation
+    if models is None:
+        raise InputError("this session has one model only")
+    if name and name != models.name:
+        try:
+            models.switch(conversation, name)
+        except KeyboardInterrupt:
+            session.note(f"note: stopped; the model is still {models.name}")
+            raise
+    session.note(f"model: {describe(models.name, conversation.engine)}")
 
 
 def _stats(session: Session, _: str) -> None:
@@ -163,7 +217,9 @@ COMMANDS = {
     for command in (
         Command("/help", "list the commands", _help),
         Command(
-            "/exit", f"end the session, as {', '.join(EXIT_ALIASES)}, an empty line and Ctrl-D do", _exit
+            "/exit",
+            "end the session, as /bye, /quit, exit, quit and Ctrl-D do",
+            _exit,
         ),
         Command("/clear", "forget everything said; the system message stays", _clear),
         Command("/system [TEXT]", 'show the system message, or change it ("" removes it)', _system),
@@ -171,9 +227,12 @@ COMMANDS = {
         Command("/show", "list the settings and the system message", _show),
         Command("/regen", "another answer in place of the last", _regenerate),
         Command("/undo", "take the last turn back", _undo),
+        Command("/read [FILE]", 'put a text file before your next message ("" puts it away)', _read),
+        Command("/model [NAME]", "show the model, or go on with another one", _model),
         Command("/save FILE", "write messages and settings to a file", _save),
         Command("/load FILE", "go on with what /save wrote", _load),
         Command("/stats", "what the last answer took", _stats),
         Command("/multiline", "switch messages of several lines on or off", _multiline),
     )
 }
+FILE_COMMANDS = ("/read", "/save", "/load")

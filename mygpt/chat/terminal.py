@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -10,57 +9,62 @@ from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from mygpt.chat.dispatch import dispatch
+from mygpt.chat.interrupts import Interrupts
+from mygpt.chat.keyboard import make_input, no_echo
+from mygpt.chat.multiline import is_open
 from mygpt.chat.session import Session
-from mygpt.chat.slash_commands import COMMANDS, SUBMIT, is_command
+from mygpt.chat.slash_commands import COMMANDS, FILE_COMMANDS, SUBMIT, is_command
 
 
 def run_terminal(session: Session) -> None:
-    """Read and handle texts until the session ends: by a command, an empty line, Ctrl-D, or Ctrl-C twice."""
+    """Read and handle texts until the session ends: by a command, Ctrl-D, or Ctrl-C twice."""
+    interrupts = Interrupts()
     editor = _make_editor(session)
+    session.conversation.interruptible = interrupts.raising
+    session.confirm = lambda question: _confirm(question, interrupts, editor)
     stopping = False  # whether the last key was Ctrl-C
-    while not session.done:
-        try:
-            text = editor.prompt()
-            stopping = False
-            if text.strip():
-                with _no_echo():
-                    dispatch(session, text)
-            elif not session.multiline:
+    with interrupts.handled():
+        while not session.done:
+            try:
+                text = interrupts.prompt(editor)
+                stopping = _handle(text, session, interrupts, editor)
+            except EOFError:
                 return
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            if stopping and not editor.default_buffer.text:
-                return
-            stopping = True
-            session.note("Ctrl-C again at an empty line, or Ctrl-D, ends the session")
+            except KeyboardInterrupt:
+                if stopping and not editor.default_buffer.text:
+                    return
+                stopping = True
+            if stopping:
+                session.note("Ctrl-C again at an empty line, or Ctrl-D, ends the session")
 
 
-@contextlib.contextmanager
-def _no_echo() -> Iterator[None]:
-    """Typed keys are not echoed while an answer is drawn: they would shift it. They appear at the next prompt."""
+def _handle(text: str, session: Session, interrupts: Interrupts, editor: PromptSession[str]) -> bool:
+    """Do what the text says; returns whether Ctrl-C was pressed and found nothing to stop."""
+    if not text.strip():
+        return False
+    with no_echo():
+        stopped = dispatch(session, text)
+    if not interrupts.take():
+        return False
+    clear_typeahead(editor.input)  # typed before Ctrl-C; what was not yet read of it, the terminal drops too
+    return not stopped
+
+
+def _confirm(question: str, interrupts: Interrupts, editor: PromptSession[str]) -> bool:
+    asking: PromptSession[str] = PromptSession(f"{question} [y/N] ", input=editor.input, output=editor.output)
     try:
-        import termios
-    except ImportError:  # Windows: keys are echoed only while a program reads them
-        yield
-        return
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    quiet = before.copy()
-    quiet[3] &= ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSANOW, before)
+        return interrupts.prompt(asking).strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        return False
 
 
 def history_file() -> Path:
@@ -87,16 +91,17 @@ def _open_history(session: Session) -> History:
 
 
 def _make_editor(session: Session) -> PromptSession[str]:
-    multiline = Condition(lambda: session.multiline)
+    lines = Condition(lambda: session.multiline or is_open(get_app().current_buffer.text))
     return PromptSession(
         ">>> ",
-        multiline=multiline,
+        multiline=lines,
         prompt_continuation="... ",
         history=_open_history(session),
         completer=_SlashCompleter(session),
         # For other texts, prompt_toolkit would keep empty lines free for a menu that never opens.
         complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
-        key_bindings=_make_keys(multiline),
+        key_bindings=_make_keys(lines),
+        input=make_input(),
         output=create_output(always_prefer_tty=True),  # standard output may be a file
     )
 
@@ -128,16 +133,21 @@ def _make_keys(multiline: Condition) -> KeyBindings:
 
 
 class _SlashCompleter(Completer):
-    """Completes names of commands and, after `/set`, of settings."""
+    """Completes names of commands, of settings after `/set`, and of files after commands that take one."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         """The names that begin with the text before the cursor."""
         text = document.text_before_cursor
+        command, space, rest = text.partition(" ")
+        if space and command in FILE_COMMANDS:
+            yield from self._paths.get_completions(Document(rest.lstrip()), complete_event)
+            return
         known = {f"/set {name}": "" for name in self._session.conversation.settings}
-        if " " not in text:
+        if not space:
             known = {name: command.summary for name, command in COMMANDS.items()}
         if text.startswith("/"):
             for name, summary in known.items():

@@ -24,6 +24,8 @@ def write_transcript(path: Path, messages: Sequence[Message], settings: Mapping[
     """
     text = json.dumps({"messages": list(messages), "settings": dict(settings)}, ensure_ascii=False) + "\n"
     temporary = None
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is no regular file; name another file")  # it would be replaced by one
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False

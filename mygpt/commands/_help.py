@@ -21,7 +21,7 @@ GROUPS = {
         "prompt", "prompts", "batch_size", "sys_prompt", "think", "chat_template_kwargs", "raw_prompt",
         "prompt_style",
     ),
-    "conversation": ("load", "multiline", "on_overflow"),
+    "conversation": ("load", "multiline", "on_overflow", "repetition_guard"),
     "sampling": (
         "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "num_samples",
         "stop", "speculate",

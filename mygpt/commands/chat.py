@@ -53,23 +53,24 @@ def run(arguments: Sequence[str]) -> None:
 
     prefetch(parsed.get("checkpoint"), loading.revision)
     from mygpt.chat.conversation import Conversation  # torch comes in here
+    from mygpt.chat.models import ModelSwitch, describe
     from mygpt.chat.session import Session
-    from mygpt.llm import LLM
+    from mygpt.engine.engine import Engine
+    from mygpt.loading.load import load
 
-    llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
-    conversation = Conversation(llm.engine, options, sampling)
+    name, loaded = parsed.get("checkpoint") or REPO, load(parsed.get("checkpoint"), loading)
+    models = ModelSwitch(name, loading, loaded)
+    conversation = Conversation(Engine(loaded), options, sampling)
+    del loaded  # the conversation alone holds the model, and may let go of it
     if repl.load is not None:
         conversation.load(repl.load)
         conversation.change(**{name: parsed[name] for name in named & conversation.settings.keys()})
         conversation.system = options.sys_prompt if "sys_prompt" in named else conversation.system
     interactive = sys.stdin.isatty()
-    session = Session(conversation, display, note, interactive=interactive, multiline=repl.multiline)
-    name, loaded = parsed.get("checkpoint") or REPO, llm.loaded
-    note(f"{name} | {loaded.placement} {loaded.precision} | /help lists the commands")
-    if not llm.prompt_encoder.is_chat:
-        note(
-            "note: the model has no chat template and was perhaps not made to converse; it gets the plain style"
-        )
+    session = Session(
+        conversation, display, note, interactive=interactive, multiline=repl.multiline, models=models
+    )
+    note(describe(name, conversation.engine, " | /help lists the commands"))
     if interactive:
         from mygpt.chat.terminal import run_terminal
 

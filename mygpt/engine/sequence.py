@@ -24,7 +24,8 @@ class Sequence:
         sampling: how its tokens are chosen.
         stop_ids: the end tokens.
         new_ids: the new tokens, the end token included where one was sampled.
-        finish_reason: "stop" (an end token, or a reader's stop string), "length", or None while it runs.
+        finish_reason: "stop" (an end token, or a reader's stop string), "length", "repetition" (a reader saw one), or
+            None while it runs.
         draft_tokens: how many tokens were drafted for it.
         accepted_draft_tokens: how many of them the model agreed to.
         next_draft: how long its next draft may be.
@@ -36,7 +37,7 @@ class Sequence:
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: frozenset[int] = frozenset()
     new_ids: list[int] = field(default_factory=list)
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "repetition"] | None = None
     draft_tokens: int = 0
     accepted_draft_tokens: int = 0
     next_draft: int = FIRST_DRAFT

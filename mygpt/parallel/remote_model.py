@@ -95,7 +95,9 @@ class RemoteModel:
             if main:
                 signal.signal(signal.SIGINT, before)
         if interrupted:
-            raise KeyboardInterrupt
+            signal.raise_signal(
+                signal.SIGINT
+            )  # to its own handler, which raises KeyboardInterrupt by default
 
     def close(self) -> None:
         """End the workers."""

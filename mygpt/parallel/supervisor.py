@@ -112,7 +112,8 @@ class Supervisor(threading.Thread):
         if self._terminal is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
         if sys.stderr.isatty():
-            print("\x1b[?25h", end="", file=sys.stderr, flush=True)  # the cursor, which a progress bar hides
+            # The cursor, which a progress bar hides; what follows begins a line, after "^C".
+            print("\x1b[?25h", end="\n" if code == 130 else "", file=sys.stderr, flush=True)
         if reason is not None:
             print(f"error: {reason}; the other ranks were ended", file=sys.stderr, flush=True)
         os._exit(code)

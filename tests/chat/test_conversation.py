@@ -179,17 +179,17 @@ def test_settings_change_from_turn_to_turn(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"temprature": 1}, "no setting 'temprature'; there are max_new_tokens, seed"),
-        ({"temperature": "hot"}, "--temperature must be a number, it is 'hot'"),
-        ({"temperature": True}, "--temperature must be a number"),
-        ({"temperature": -1}, "--temperature must be 0 or above"),
-        ({"top_k": 1.5}, "--top_k must be a whole number"),
-        ({"max_new_tokens": "many"}, "--max_new_tokens must be a whole number"),
-        ({"stop": 5}, "--stop must be a list of texts"),
-        ({"stop": [1]}, "--stop must be a list of texts"),
-        ({"on_overflow": "panic"}, "--on_overflow must be one of drop, error"),
-        ({"on_overflow": None}, "--on_overflow must be a text"),
-        ({"top_p": 0.5, "seed": -1}, "--seed must be between"),
+        ({"temprature": 1}, "no setting 'temprature'; there are think, chat_template_kwargs"),
+        ({"temperature": "hot"}, "temperature must be a number, it is 'hot'"),
+        ({"temperature": True}, "temperature must be a number"),
+        ({"temperature": -1}, "temperature must be 0 or above"),
+        ({"top_k": 1.5}, "top_k must be a whole number"),
+        ({"max_new_tokens": "many"}, "max_new_tokens must be a whole number"),
+        ({"stop": 5}, "stop must be a list of texts"),
+        ({"stop": [1]}, "stop must be a list of texts"),
+        ({"on_overflow": "panic"}, "on_overflow must be one of drop, error"),
+        ({"on_overflow": None}, "on_overflow must be a text"),
+        ({"top_p": 0.5, "seed": -1}, "seed must be between"),
     ],
     ids=str,
 )
@@ -265,6 +265,24 @@ def test_an_interrupted_step_spoils_no_later_answer(name: str, step: int, tmp_pa
     tell(conversation, "abce")  # begins as what is held
     expected = LLM(conversation.engine.loaded).generate("abce", **GREEDY)
     assert conversation.messages[-1]["content"] == expected
+
+
+def test_what_an_interrupted_answer_overwrote_is_not_taken_for_held(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C came after it, and before it was known what the cache holds."""
+    conversation = llm.chat(**GREEDY)
+    tell(conversation, "a" * 20)
+    conversation.undo()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(conversation, "_keep", interrupt)
+        tell(conversation, "b" * 20)
+    tell(conversation, "a" * 20)
+    assert conversation.messages[-1]["content"] == without_reuse(conversation)
 
 
 def test_a_template_that_refuses_changes_nothing(tmp_path: Path) -> None:
@@ -400,8 +418,8 @@ def test_files_that_cannot_be_written(llm: LLM, tmp_path: Path, path: str) -> No
         (b'{"messages": "a"}', "no saved conversation"),
         (b'{"messages": [{"role": "king", "content": "a"}]}', "no saved conversation"),
         (b'{"messages": [{"role": "user", "content": 5}]}', "no saved conversation"),
-        (b'{"messages": [], "settings": {"temperature": "hot"}}', "--temperature must be a number"),
-        (b'{"messages": [], "settings": {"foo": 1}}', "no setting 'foo'"),
+        (b'{"messages": [], "settings": {"temperature": "hot"}}', r"x\.json: temperature must be a number"),
+        (b'{"messages": [], "settings": {"foo": 1}}', r"x\.json: there is no setting 'foo'"),
     ],
     ids=lambda value: str(value)[:60],
 )

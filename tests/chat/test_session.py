@@ -3,10 +3,12 @@
 import io
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from mygpt.chat.reasoning import ReasoningParser
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import COMMANDS, SUBMIT
 from mygpt.chat.terminal import history_file
+from mygpt.engine.repetition import MIN_SPAN
+from mygpt.engine.sampler import Sampler
 from mygpt.errors import ContextOverflowError, InputError
 from tests.models import CONTEXT, edit_json, write_model
 
@@ -31,7 +35,7 @@ STATISTICS = (
     r"\d+ new tokens, \d+\.\d tokens/s \| \d+ tokens left \| seed \d+"
 )
 
-CUT = "note: the answer was cut after 5 tokens (--max_new_tokens)"
+CUT = "note: the answer was cut after 5 tokens (max_new_tokens)"
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +89,15 @@ def repl(llm: LLM) -> Repl:
 def test_help_lists_every_command(repl: Repl) -> None:
     said = repl.does("/help")
     assert all(command.usage in said and command.summary in said for command in COMMANDS.values())
+    assert all(word in said for word in ("/bye", "/quit", "exit", "quit", '"""', "//", SUBMIT))
+    assert max(map(len, repl.notes)) <= 80
+    assert repl.does("/?") == said
     assert not repl.conversation.messages
 
 
-@pytest.mark.parametrize("text", ["/exit", "!quit", "!exit", " !exit "])
+@pytest.mark.parametrize(
+    "text", ["/exit", "!quit", "!exit", " !exit ", "/bye", "/quit", "exit", "quit", "quit "]
+)
 def test_the_ways_to_end(repl: Repl, text: str) -> None:
     dispatch(repl, text)
     assert repl.done
@@ -97,7 +106,10 @@ def test_the_ways_to_end(repl: Repl, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sent"),
-    [("Hi", "Hi"), ("//etc/fstab", "/etc/fstab"), (" /x", " /x"), ("!quit now", "!quit now")],
+    [("Hi", "Hi"), ("//etc/fstab", "/etc/fstab"), (" /x", " /x"), ("!quit now", "!quit now")]
+    + [("exit now", "exit now"), ("Exit", "Exit"), ("bye", "bye")]
+    + [('"""a\n\nb"""', "a\n\nb"), ('"""\n/exit\n"""', "/exit"), (' """a"""  ', "a"), ('"""a\nb', "a\nb")]
+    + [(text, text) for text in ('a """b"""', '"""a""" b', '"""a"""\nb\n"""c"""')],
 )
 def test_what_is_sent(repl: Repl, text: str, sent: str) -> None:
     assert repl.does(text) == CUT
@@ -148,14 +160,14 @@ def test_set(repl: Repl, text: str, name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("/set temperature hot", "--temperature must be a number, it is 'hot'"),
-        ("/set temperature -1", "--temperature must be 0 or above, it is -1"),
-        ("/set temperature nan", "--temperature must be 0 or above, it is nan"),
-        ("/set temperature true", "--temperature must be a number, it is True"),
-        ("/set top_k 1.5", "--top_k must be a whole number, it is 1.5"),
-        ("/set stop #", "--stop must be a list of texts"),
+        ("/set temperature hot", "temperature must be a number, it is 'hot'"),
+        ("/set temperature -1", "temperature must be 0 or above, it is -1"),
+        ("/set temperature nan", "temperature must be 0 or above, it is nan"),
+        ("/set temperature true", "temperature must be a number, it is True"),
+        ("/set top_k 1.5", "top_k must be a whole number, it is 1.5"),
+        ("/set stop #", "stop must be a list of texts"),
         ("/set stop [", "the value is not YAML: ["),
-        ("/set on_overflow panic", "--on_overflow must be one of drop, error"),
+        ("/set on_overflow panic", "on_overflow must be one of drop, error"),
         ("/set temprature 1", "there is no setting 'temprature'; there are max_new_tokens, "),
         ("/set temperature", "write /set NAME VALUE"),
         ("/undo 3", "/undo takes nothing after it, there is '3'"),
@@ -206,6 +218,97 @@ def test_save_and_load(repl: Repl, llm: LLM, tmp_path: Path, monkeypatch: pytest
     assert other.conversation.messages == repl.conversation.messages
 
 
+def test_save_asks_before_it_overwrites(repl: Repl, tmp_path: Path) -> None:
+    file, asked = tmp_path / "x.json", []
+
+    def confirm(question: str) -> bool:
+        asked.append(question)
+        return len(asked) > 1
+
+    repl.confirm = confirm
+    file.write_text("old")
+    assert repl.does(f"/save {file}") == f"{file} stays as it is"
+    assert file.read_text() == "old"
+    assert repl.does(f"/save {file}") == f"0 messages saved to {file}"
+    assert asked == [f"overwrite {file}?"] * 2
+    assert json.loads(file.read_text())["messages"] == []
+    assert repl.does(f"/save {tmp_path}/y.json").startswith("0 messages saved")
+    assert len(asked) == 2
+
+
+def test_a_script_overwrites_what_it_wrote_itself_only(repl: Repl, tmp_path: Path) -> None:
+    file, own = tmp_path / "x.json", tmp_path / "own.json"
+    file.write_text("old")
+    assert repl.does(f"/save {file}") == (
+        f"error: {file} is there already and is not overwritten; name another file, or remove it"
+    )
+    assert file.read_text() == "old"
+    assert repl.does(f"/save {own}") == f"0 messages saved to {own}"
+    dispatch(repl, "Hi")
+    assert repl.does(f"/save {own}") == f"2 messages saved to {own}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such file")
+def test_what_is_no_file_is_never_replaced_by_one(repl: Repl, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    repl.confirm = lambda _: True
+    for command in ("/save", "/read"):
+        assert repl.does(f"{command} {pipe}").startswith(f"error: {pipe} is no regular file")
+    assert pipe.is_fifo()
+
+
+def test_read_puts_files_before_the_next_message(repl: Repl, tmp_path: Path) -> None:
+    first, second = tmp_path / "my notes.txt", tmp_path / "x.md"
+    first.write_bytes("\ufeffGrüße\n\nend\n".encode())
+    second.write_text("a ```\ncode\n``` b")
+    assert repl.does("/read") == "no file waits for the next message"
+    assert repl.does(f"/read {first}") == "your next message begins with my notes.txt (13 tokens)"
+    assert repl.does(f"/read {second}") == (
+        "your next message begins with my notes.txt (13 tokens), x.md (16 tokens)"
+    )
+    assert repl.does("Why?") == CUT
+    assert repl.said == [
+        "my notes.txt:\n```\nGrüße\n\nend\n```\n\nx.md:\n````\na ```\ncode\n``` b\n````\n\nWhy?"
+    ]
+    dispatch(repl, "And?")
+    assert repl.said[1:] == ["And?"]
+
+
+def test_read_waits_until_a_message_is_sent(repl: Repl, tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_text("a" * 1000)
+    repl.does(f"/read {file}")
+    assert repl.does("x" * 100).startswith("error: the message does not fit")
+    assert repl.does("/read") == "your next message begins with x.txt (1000 tokens)"
+    assert repl.does('/read ""') == "no file waits for the next message"
+    dispatch(repl, "Hi")
+    assert repl.said == ["Hi"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"", " is empty"),
+        (b" \n", " is empty"),
+        (b"\xff\xfe", " is no text in UTF-8"),
+        (b"GGUF\0\0", " is no text: it holds a zero byte"),
+        (b"x" * 1024, "its 1024 tokens do not fit the model's context of 1024; take a part of it"),
+        (b"x" * 2_000_000, "2.0 MB do not fit the model's context of 1024 tokens; take a part of it"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_files_that_cannot_be_sent(repl: Repl, content: bytes | None, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    if content is not None:
+        file.write_bytes(content)
+    said = repl.does(f"/read {file}")
+    assert (said.startswith(f"error: {file}"), said.endswith(says), len(repl.notes)) == (True, True, 1)
+    assert repl.does(f"/read {tmp_path}") == f"error: {tmp_path} is a folder; name a text file in it"
+    assert repl.attachments == []
+
+
 def test_stats(repl: Repl) -> None:
     assert repl.does("/stats") == "nothing was said yet"
     dispatch(repl, "Hi")
@@ -233,6 +336,47 @@ def test_an_answer_that_was_cut_says_so(repl: Repl) -> None:
     left = repl.conversation.last.context_left if repl.conversation.last else 0
     said = repl.does("x" * (left - 300))
     assert re.search(r"note: the answer was cut after \d+ tokens \(the context is full\)", said)
+
+
+def looping(monkeypatch: pytest.MonkeyPatch, block: list[int]) -> None:
+    """Every answer is the block again and again."""
+
+    def sample(_: Sampler, sequences: Sequence[Any], *__: object) -> list[int]:
+        return [block[len(sequence.new_ids) % len(block)] for sequence in sequences]
+
+    monkeypatch.setattr(Sampler, "sample", sample)
+
+
+def test_an_answer_that_repeats_itself_is_ended(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    looping(monkeypatch, list(range(40, 60)))
+    repl = Repl(llm, max_new_tokens=400)
+    said = repl.does("Hi")
+    assert said.startswith(
+        "note: the answer was ended because it repeats itself; '/set repetition_penalty 1.1'"
+    )
+    turn = repl.conversation.last
+    assert turn is not None
+    assert (turn.finish_reason, turn.new_tokens) == ("repetition", MIN_SPAN)
+    assert len(repl.answers[0]) == MIN_SPAN == len(repl.conversation.messages[1]["content"])
+    assert repl.does("/set repetition_guard false") == "repetition_guard: false"
+    assert repl.does("/regen").endswith("note: the answer was cut after 400 tokens (max_new_tokens)")
+    off = Repl(llm, max_new_tokens=400, repetition_guard=False)
+    assert "400 tokens" in off.does("Hi")
+
+
+def test_after_a_repetition_the_cache_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With windows too, whose slots a step that was cut short may have overwritten."""
+    window = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 16}
+    llm = load(write_model(tmp_path / "model", max_position_embeddings=1024, **window))
+    repl = Repl(llm)
+    with monkeypatch.context() as patch:
+        looping(patch, list(range(40, 60)))
+        repl.does("/set max_new_tokens 400")
+        assert "repeats itself" in repl.does("Hi")
+    repl.does("/set max_new_tokens 12")
+    dispatch(repl, "b")
+    expected = llm.generate(repl.conversation.messages[:-1], temperature=0.0, max_new_tokens=12)
+    assert repl.conversation.messages[-1]["content"] == expected
 
 
 def test_the_contexts_end_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +517,42 @@ def test_a_long_answer_is_whole_on_the_terminal() -> None:
     assert [line for line in play(shown) if line] == lines
 
 
-def play(text: str) -> list[str]:
+CODE = ["def f(x):", "    if x:", "        return [x,", "                2]", "", "    return None"]
+
+
+@pytest.mark.parametrize("markup", ["```python", "1. Write:\n   ```python", "- a\n  - b:\n    ```"])
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
+def test_code_is_copied_as_it_is(markup: str) -> None:
+    """By the bytes that a terminal gets: code begins at its first column, and no blanks follow it."""
+    fence = markup.split("\n")[-1]
+    indent = fence[: len(fence) - len(fence.lstrip())]
+    lines = [*markup.split("\n"), *(indent + line for line in CODE), f"{indent}```", "", "end"]
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w", encoding="utf-8") as out, ThreadPoolExecutor() as pool:
+        reading = pool.submit(read_all, master)
+        choose_display(None, out)(iter(f"{line}\n" for line in lines), lambda: False)
+        out.write(END)
+        out.flush()
+        written = reading.result()
+    os.close(master)
+    shown = play(written.replace("\r\n", "\n"), trailing_blanks=True)
+    start = shown.index(CODE[0])
+    assert shown[start : start + len(CODE)] == CODE
+    assert not re.search(r"\x1b\[([\d;]*;)?4[0-8]\b", written)  # a background would be copied as blanks
+
+
+END = "\x04"
+
+
+def read_all(terminal: int) -> str:
+    """What is written to a pseudo-terminal, up to `END`."""
+    written = b""
+    while END.encode() not in written:
+        written += os.read(terminal, 4096)
+    return written.decode().removesuffix(END)
+
+
+def play(text: str, trailing_blanks: bool = False) -> list[str]:
     """The lines that a terminal holds after it was sent a text; as much of its language as rich speaks."""
     lines, row, column = [""], 0, 0
     for token in re.findall(r"\x1b\[\??[\d;]*[A-Za-z]|[^\x1b]", text):
@@ -389,7 +568,7 @@ def play(text: str) -> list[str]:
         elif not token.startswith("\x1b"):
             lines[row] = lines[row][:column].ljust(column) + token + lines[row][column + 1 :]
             column += 1
-    return [line.rstrip() for line in lines]
+    return lines if trailing_blanks else [line.rstrip() for line in lines]
 
 
 @pytest.mark.parametrize("markdown", [True, False])
@@ -494,6 +673,16 @@ def test_a_script_of_messages_of_several_lines(run: Run, folder: Path, tmp_path:
     assert not file.exists()  # it was within a message
     code, _, _ = run(folder, f"a\n/b\n{SUBMIT}\n/save {file}\n", "--multiline", "true")
     assert json.loads(file.read_text())["messages"][0]["content"] == "a\n/b"
+
+
+def test_a_script_of_quoted_messages(run: Run, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    code, _, _ = run(folder, f'"""one\n\n/two\nquit"""\n"""three"""\n/save {file}\nquit\nnever\n')
+    assert code == 0
+    said = [m["content"] for m in json.loads(file.read_text())["messages"][::2]]
+    assert said == ["one\n\n/two\nquit", "three"]
+    code, _, err = run(folder, '"""one\ntwo')
+    assert (code, len(re.findall(STATISTICS, err))) == (0, 1)
 
 
 def test_a_script_goes_on_after_an_error_and_ends_with_2(run: Run, folder: Path) -> None:

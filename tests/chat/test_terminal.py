@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -13,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.models import edit_json, write_model
+
 pexpect = pytest.importorskip("pexpect")
 termios = pytest.importorskip("termios", reason="pseudo-terminals are POSIX's")
 
 TIMEOUT_S = 60
+CORES = os.cpu_count() or 1
 # The editor turns bracketed paste on where it begins to read, and off where it has given the terminal back.
 READS, READ = r"\x1b\[\?2004h", r"\x1b\[\?2004l"
 ENTER, ALT_ENTER = "\r", "\x1b\r"
@@ -52,15 +56,9 @@ class Chat:
         self.expect(READ)
 
     def interrupt(self, typed: str = "") -> None:
-        """Press Ctrl-C while an answer is being made: once the terminal makes a signal of it again."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while not self._makes_signals() and time.monotonic() < deadline:
-            time.sleep(0.01)  # nothing is written then that could be waited for
+        """Type a text and press Ctrl-C, at any time."""
         self.process.send(typed)
         self.process.sendintr()
-
-    def _makes_signals(self) -> bool:
-        return bool(termios.tcgetattr(self.process.child_fd)[3] & termios.ISIG)
 
     def type(self, text: str) -> str:
         """Type a line; returns what is on the screen up to the next prompt."""
@@ -72,6 +70,7 @@ class Chat:
         file = folder / "messages.json"
         assert "saved" in self.type(f"/save {file}")
         messages: list[dict[str, Any]] = json.loads(file.read_text())["messages"]
+        file.unlink()
         return messages
 
     def ends(self) -> int | None:
@@ -97,6 +96,14 @@ def environment(smollm2_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
         name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "MYGPT_DEBUG")
     }
     return environment | own
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model whose answers go on for minutes."""
+    folder = write_model(tmp_path_factory.mktemp("endless") / "model", max_position_embeddings=100_000)
+    edit_json(folder / "tokenizer_config.json", eos_token=None)
+    return str(folder)
 
 
 @pytest.fixture
@@ -159,7 +166,7 @@ def test_a_conversation(start: Start, tmp_path: Path) -> None:
     # What is wrong costs nothing.
     assert "error: there is no command /foo; /help lists them" in chat.type("/foo")
     assert "error: /nowhere/x.json: cannot be written" in chat.type("/save /nowhere/x.json")
-    assert "error: --temperature must be a number, it is 'hot'" in chat.type("/set temperature hot")
+    assert "error: temperature must be a number, it is 'hot'" in chat.type("/set temperature hot")
     assert chat.messages(tmp_path) == other
 
     # Ctrl-C clears the line, Ctrl-D ends.
@@ -191,8 +198,7 @@ def test_ctrl_c_in_an_answer_and_in_the_prefill(start: Start, tmp_path: Path) ->
     assert "2 messages loaded" in chat.type(f"/load {file}")
     chat.send("Go on." + ENTER)
     chat.interrupt()
-    # It may come before the prefill begins.
-    chat.expect("note: stopped before the answer began|Ctrl-C again at an empty line", READS)
+    chat.expect("note: stopped before the answer began", READS)
     assert chat.messages(tmp_path) == long
 
     # The session goes on, and Ctrl-C twice at the prompt ends it.
@@ -204,6 +210,93 @@ def test_ctrl_c_in_an_answer_and_in_the_prefill(start: Start, tmp_path: Path) ->
     chat.expect("ends the session", READS)
     chat.process.sendintr()
     assert chat.ends() == 0
+
+
+ENDLESS = ("--markdown", "false", "--temperature", "1", "--repetition_guard", "false", "--accelerator", "cpu")
+
+
+def test_enter_and_ctrl_c_at_once(start: Start, endless: str, tmp_path: Path) -> None:
+    """Both keys are there before the editor has given the terminal back, and no answer goes on."""
+    chat = start(endless, *ENDLESS)
+    for _ in range(5):
+        chat.process.send("Hi" + ENTER + "\x03")
+        chat.expect("note: stopped before the answer began|Ctrl-C again at an empty line", READS)
+        assert chat.messages(tmp_path) == []
+    chat.process.send("exit" + ENTER)
+    assert chat.ends() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--devices", "2"), marks=pytest.mark.full)], ids=["one device", "two ranks"]
+)
+def test_ctrl_c_under_load(options: tuple[str, ...], start: Start, endless: str, tmp_path: Path) -> None:
+    """At any moment after Enter, and again while the first is handled; each time the prompt is back."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * CORES)]
+    delays = random.Random(0)
+    try:
+        chat = start(endless, *ENDLESS, *options)
+        for number in range(12):
+            chat.send("Hi" + ENTER)
+            time.sleep(delays.choice([0.0, 0.001, 0.01, 0.1, 0.3]))
+            for _ in range(1 + number % 2):
+                chat.interrupt()
+            chat.expect("note: stopped[^\n]*\n", READS)
+            # The second may come at the prompt, which is then drawn again.
+            chat.process.send(f"/system {number}" + ENTER)
+            chat.expect(f"system message: {number}\r\n", READS)
+        messages = chat.messages(tmp_path)
+        assert [m["role"] for m in messages[1:]] == ["user", "assistant"] * (len(messages) // 2)
+        if options:
+            assert "error: /model does not work where several processes" in chat.type("/model x")
+        chat.process.sendeof()
+        assert chat.ends() == 0
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def test_an_empty_line_does_nothing(start: Start, endless: str, tmp_path: Path) -> None:
+    chat = start(endless, *ENDLESS)
+    assert chat.type("").strip() == chat.type("  ").strip()
+    assert chat.messages(tmp_path) == []
+    chat.process.send("/bye" + ENTER)
+    assert chat.ends() == 0
+
+
+def test_what_is_typed_between_triple_quotes_is_one_message(
+    start: Start, endless: str, tmp_path: Path
+) -> None:
+    chat = start(endless, *ENDLESS, "--max_new_tokens", "2")
+    for text in ('"""one' + ENTER + "quit" + ENTER + "/x" + '"""' + ENTER, '"""two"""' + ENTER):
+        chat.send(text)
+        chat.ready()
+    said = [m["content"] for m in chat.messages(tmp_path) if m["role"] == "user"]
+    assert said == ["one\nquit\n/x", "two"]
+
+
+def test_save_asks_and_tab_completes_files(start: Start, endless: str, tmp_path: Path) -> None:
+    chat = start(endless, *ENDLESS, "--max_new_tokens", "2")
+    file = tmp_path / "kept conversation.json"
+    file.write_text("old")
+    for keys, says in (
+        ("n" + ENTER, "stays as it is"),
+        (ENTER, "stays as it is"),
+        ("\x03", "stays as it is"),
+        ("\x04", "stays as it is"),
+        ("y" + ENTER, "0 messages saved to"),
+    ):
+        assert file.read_text() == "old"
+        chat.process.send(f"/save {tmp_path}/kep")
+        chat.expect("kept conversation.json")  # the menu
+        chat.process.send("\t" + ENTER)
+        chat.expect(r"overwrite .*kept conversation.json\? \[y/N\]")
+        chat.process.send(keys)
+        chat.expect(says, READS)
+    assert json.loads(file.read_text())["messages"] == []
+    chat.process.send(f"/read {tmp_path}/kep")
+    chat.expect("kept conversation.json")
+    assert "begins with kept conversation.json" in chat.type("\t")
 
 
 @pytest.mark.full
@@ -218,7 +311,8 @@ def test_messages_of_several_lines(start: Start, tmp_path: Path) -> None:
         assert "the answer was cut" in chat.ready()
     said = [m["content"] for m in chat.messages(tmp_path) if m["role"] == "user"]
     assert said == ["one\n/two", "three\nfour", "five\nsix", "seven\neight"]
-    chat.process.send(ENTER)  # an empty line
+    chat.type("/multiline")
+    chat.process.send("quit" + ENTER)
     assert chat.ends() == 0
 
 
@@ -238,6 +332,24 @@ def test_the_history_and_completion(start: Start, tmp_path: Path) -> None:
     assert "multi-line mode is on" in chat.type("\t")
     chat.process.send("/exit" + ENTER)
     assert chat.ends() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--devices", "2"), marks=pytest.mark.full)], ids=["one device", "two ranks"]
+)
+def test_ctrl_c_in_generate_leaves_a_new_line(
+    options: tuple[str, ...], endless: str, environment: dict[str, str]
+) -> None:
+    command = ["-m", "mygpt", "generate", endless, "--prompt", "Hi", "--max_new_tokens", "90000", *options]
+    process = pexpect.spawn(
+        sys.executable, [*command, "--accelerator", "cpu"], env=environment, timeout=TIMEOUT_S
+    )
+    process.expect(b"[A-Za-z]")
+    process.sendintr()
+    written: bytes = process.read()
+    process.close()
+    assert process.exitstatus == 130
+    assert written.endswith(b"\r\n")
 
 
 THINKING = (
