@@ -41,11 +41,16 @@ def recommended(name: str | None) -> dict[str, float]:
 
 
 def find_default() -> Path | None:
-    """The model's folder, if an earlier `fetch_default` made it: complete, for it is renamed into place."""
+    """The model's folder, if an earlier `fetch_default` made it. It is complete, for it is renamed into place."""
     folder = _folder()
-    if not folder.is_dir():
-        return None
-    _add_recommendations(folder)  # an older mygpt did not
+    return folder if folder.is_dir() else None
+
+
+def use_default() -> Path | None:
+    """The same, brought up to date where an older mygpt made it."""
+    folder = find_default()
+    if folder is not None:
+        _add_recommendations(folder)
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mygpt.checkpoint.index import is_index, read_index
 from mygpt.errors import InputError, RunError
-from mygpt.hub.default_model import REPO, fetch_default, find_default
+from mygpt.hub.default_model import REPO, fetch_default, use_default
 from mygpt.hub.errors import HubUnreachableError, explain, hub_url
 from mygpt.hub.files import CONFIG, missing_files, needed_files
 from mygpt.hub.resume import resume_file
@@ -63,7 +63,7 @@ def find(checkpoint: str, revision: str | None = None) -> Path | None:
     found = None if revision is not None else _in_checkpoints(repo)
     found = found or _in_cache(repo, revision)
     if found is None and _is_default(repo, revision):
-        found = find_default()
+        found = use_default()
     return found
 
 
