@@ -95,9 +95,7 @@ class RemoteModel:
             if main:
                 signal.signal(signal.SIGINT, before)
         if interrupted:
-            signal.raise_signal(
-                signal.SIGINT
-            )  # to its own handler, which raises KeyboardInterrupt by default
+            signal.raise_signal(signal.SIGINT)  # to the handler of before
 
     def close(self) -> None:
         """End the workers."""
