@@ -12,7 +12,14 @@ from collections.abc import Sequence
 
 from mygpt import __version__
 from mygpt.errors import InputError, WorkerFinished, one_line
-from mygpt.parallel.rank_env import REPORT_DELAY_S, become_worker, env_rank, is_worker, started_as_worker
+from mygpt.parallel.rank_env import (
+    REPORT_DELAY_S,
+    TASK_VARIABLE,
+    become_worker,
+    env_rank,
+    is_worker,
+    started_as_worker,
+)
 
 # Each is a module of mygpt.commands with a function run(arguments).
 COMMANDS = {
@@ -67,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if started_as_worker() and TASK_VARIABLE in os.environ:
+        with contextlib.suppress(WorkerFinished):
+            importlib.import_module("mygpt.loading.worker").run()
+        return
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")
         return

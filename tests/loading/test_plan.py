@@ -446,7 +446,7 @@ def test_free_memory_and_what_would_fit_are_named(big: str, capsys: pytest.Captu
 
     text = said(capsys, big, "--precision", "bf16-true", "--device_memory", "40GB")
     assert (
-        "does not fit 40GB a device: use --quantize bnb.nf4-dq (37.5 GB), --devices 4 (34.6 GB) or a" in text
+        "does not fit 40GB a device: use --quantize bnb.nf4-dq (37.4 GB), --devices 4 (34.6 GB) or a" in text
     )
     text = said(capsys, big, "--precision", "32-true", "--device_memory", "1GB")
     assert "does not fit 1GB a device: use a smaller model" in text
