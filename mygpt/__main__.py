@@ -12,7 +12,14 @@ from collections.abc import Sequence
 
 from mygpt import __version__
 from mygpt.errors import InputError, WorkerFinished, did_you_mean, one_line
-from mygpt.parallel.rank_env import REPORT_DELAY_S, become_worker, env_rank, is_worker, started_as_worker
+from mygpt.parallel.rank_env import (
+    REPORT_DELAY_S,
+    TASK_VARIABLE,
+    become_worker,
+    env_rank,
+    is_worker,
+    started_as_worker,
+)
 
 # Each is a module of mygpt.commands with the functions build_parser() and run(arguments).
 COMMANDS = {
@@ -25,7 +32,7 @@ COMMANDS = {
     "convert": "Write a model in another type, quantized, or from GGUF.",
     "list": "List the models on this machine.",
     "rm": "Remove models from this machine.",
-    "doctor": "Tell about this machine and its settings, for a bug report.",
+    "doctor": "Tell about this machine, for a bug report.",
     "completion": "Print what makes a shell complete mygpt's options.",
 }
 EXAMPLES = (
@@ -82,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if started_as_worker() and TASK_VARIABLE in os.environ:
+        with contextlib.suppress(WorkerFinished):
+            importlib.import_module("mygpt.loading.worker").run()
+        return
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]  # `help generate` is `generate --help`
     if not arguments or arguments[0] in ("-h", "--help"):

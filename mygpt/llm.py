@@ -68,7 +68,8 @@ class LLM:
 
         Raises:
             InputError: whatever of the checkpoint or the options cannot be used.
-            WorkerFinished: in each process but the first, once that one has ended; it ends a script quietly.
+            WorkerFinished: in each process but the first of those that torchrun or SLURM started, once the first has
+                ended; it ends a script quietly. Processes that mygpt itself starts do not run the script.
         """
         return cls(load(checkpoint, LoadOptions(**options)))
 

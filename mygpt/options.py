@@ -256,8 +256,8 @@ class PlanOptions:
     Args:
         command: The command to plan for.
         prompt_tokens: Tokens of a prompt.
-        max_new_tokens: Tokens of an answer; by default the command's own limit, 50. A chat counts as one that has
-            filled its context.
+        max_new_tokens: Tokens of an answer; by default 1024, the most that a chat model answers with. A chat
+            counts as one that has filled its context.
         batch_size: Prompts that run together.
         num_samples: Answers to each prompt.
         device_memory: The memory of each device, as 24GB (or 24G) or 24GiB; by default what is free on this machine's.

@@ -92,8 +92,9 @@ def test_greedy_ids_equal_transformers(llm: LLM, smollm2: Path, prompt: str) -> 
 
 def test_the_gguf_file_itself_gives_the_same(llm: LLM, smollm2_gguf: Path) -> None:
     direct = LLM.load(str(smollm2_gguf), precision="32-true", accelerator="cpu")
-    ids = llm.encode(PROMPTS[0])
-    assert direct.encode(PROMPTS[0]) == ids
+    ids = direct.encode(PROMPTS[0])  # its template adds a system message where there is none
+    message = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert llm.encode(PROMPTS[0], sys_prompt=message) == ids
     assert torch.equal(direct.logits([ids]), llm.logits([ids]))
 
 

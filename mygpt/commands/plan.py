@@ -27,7 +27,6 @@ COMPARED = (
     ("generate_tp", "tensor"),
     ("generate --strategy fsdp", "fsdp"),
 )
-NEW_TOKENS = 50  # `GenerateOptions.max_new_tokens`
 EXAMPLES = (
     "mygpt plan qwen3-4b",
     "mygpt plan llama-3.3-70b --command generate_tp --devices 4 --device_memory 80G",
@@ -83,6 +82,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def make_workload(options: PlanOptions, config: Config) -> Workload:
     """The workload of the options; InputError if a prompt does not fit the model's context."""
+    from mygpt.loading.generation_config import CHAT_TOKENS
     from mygpt.loading.workspace import Workload
 
     context, prompt = config.context_length, options.prompt_tokens
@@ -90,7 +90,7 @@ def make_workload(options: PlanOptions, config: Config) -> Workload:
         raise InputError(
             f"--prompt_tokens {prompt} do not fit the model's context of {context} tokens with room for an answer"
         )
-    new = context if options.command == "chat" else options.max_new_tokens or NEW_TOKENS
+    new = context if options.command == "chat" else options.max_new_tokens or CHAT_TOKENS
     return Workload(prompt, min(prompt + new, context), options.batch_size, options.num_samples)
 
 

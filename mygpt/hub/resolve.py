@@ -126,7 +126,7 @@ def find_config(
     local = CHECKPOINTS / repo / CONFIG
     if local.is_file() and revision is None:
         return local
-    if _is_default(repo, revision) and (found := find_default()):
+    if _is_default(repo, revision) and (found := use_default()):
         return found / CONFIG
     try:
         return _fetch_config(repo, access_token, revision)

@@ -113,7 +113,7 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     family, config = read_config(checkpoint.config, str(checkpoint.path))
     config = limit_context(config, options.context_length)
     check_memory(name, checkpoint, config, options)
-    placement = choose_placement(config, options)
+    placement = choose_placement(config, options, name)
     if options.compile:
         prepare_compiler(placement)
     model, precision = build(checkpoint, family, config, placement, options, name=name or REPO)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from mygpt import kernels
 from mygpt.errors import InputError
-from mygpt.parallel.rank_env import RANK_VARIABLES, become_worker
+from mygpt.parallel.rank_env import RANK_VARIABLES, TASK_VARIABLE, become_worker
 from mygpt.parallel.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -51,10 +52,17 @@ class RankGroup:
     mesh: DeviceMesh
 
 
-def launch(accelerator: str, devices: int, num_nodes: int) -> RankGroup:
+def launch(
+    accelerator: str, devices: int, num_nodes: int, task: Mapping[str, Any] | None = None
+) -> RankGroup:
     """Start the ranks, or join those that torchrun or SLURM started (as Fabric understands their environments).
 
-    For each further device of the node, Fabric runs the same command again. So every rank runs all code before this.
+    Args:
+        accelerator: cpu or cuda.
+        devices: of each node.
+        num_nodes: how many machines there are.
+        task: what `mygpt.loading.worker` is to do in each rank that is started here. Without one, the ranks run this
+            process's own script from its beginning, as those do that torchrun and SLURM start.
 
     Raises:
         InputError: a variable of a launcher's environment, such as LOCAL_RANK, is no number.
@@ -81,7 +89,7 @@ def launch(accelerator: str, devices: int, num_nodes: int) -> RankGroup:
     supervisor = Supervisor(first_rank, children)
     atexit.register(supervisor.stop)
     supervisor.start()
-    with _without_observer(), supervisor.interruptible_start():
+    with _own_children(task), supervisor.interruptible_start():
         fabric.launch()
     os.environ["RANK"] = str(fabric.global_rank)  # for error messages
     if fabric.global_rank > 0:
@@ -132,13 +140,27 @@ def _shared_file(nbytes: int) -> int:
 
 
 @contextmanager
-def _without_observer() -> Iterator[None]:
-    """Fabric's own observer of its children would kill this process without a message."""
+def _own_children(task: Mapping[str, Any] | None) -> Iterator[None]:
+    """Fabric's children get the task, and no observer: Fabric's own would kill this process without a message."""
     from lightning.fabric.strategies.launchers import subprocess_script
 
-    observe = subprocess_script._launch_process_observer
-    subprocess_script._launch_process_observer = lambda child_processes: None
+    changes: dict[str, Any] = {"_launch_process_observer": lambda child_processes: None}
+    if task is not None:
+        changes |= {"_basic_subprocess_cmd": _worker_command, "_HYDRA_AVAILABLE": False}
+        # Not an argument: it may hold a token. The path is where this process found mygpt.
+        os.environ[TASK_VARIABLE] = json.dumps({"path": sys.path, **task})
+    before = {name: getattr(subprocess_script, name) for name in changes}
+    for name, value in changes.items():
+        setattr(subprocess_script, name, value)
     try:
         yield
     finally:
-        subprocess_script._launch_process_observer = observe
+        os.environ.pop(TASK_VARIABLE, None)
+        for name, value in before.items():
+            setattr(subprocess_script, name, value)
+
+
+def _worker_command() -> list[str]:
+    """Runs `main` without a command."""
+    path = f"import json, os, sys; sys.path[:] = json.loads(os.environ[{TASK_VARIABLE!r}])['path']"
+    return [sys.executable, "-c", f"{path}; from mygpt.__main__ import main; sys.exit(main([]))"]

@@ -67,8 +67,8 @@ class Placement:
         model.context_builder.to(device)
 
 
-def choose_placement(config: Config, options: LoadOptions) -> Placement:
-    """The placement that the options ask for. Starts the ranks, where it has several.
+def choose_placement(config: Config, options: LoadOptions, checkpoint: str | None = None) -> Placement:
+    """The placement that the options ask for. Starts the ranks, where it has several: they load `checkpoint`.
 
     Raises:
         InputError: there are no such devices, or the model cannot be divided over them.
@@ -85,7 +85,8 @@ def choose_placement(config: Config, options: LoadOptions) -> Placement:
         return Placement(strategy, tuple(devices), names)
     if strategy == "tensor":
         check_divisible(config, count)
-    ranks = launch(devices[0].type, len(devices), options.num_nodes)
+    task = {"checkpoint": checkpoint, "options": vars(options)}
+    ranks = launch(devices[0].type, len(devices), options.num_nodes, task)
     return Placement(strategy, (ranks.device,), names, ranks, options.cpu_offload)
 
 

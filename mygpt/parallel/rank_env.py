@@ -13,6 +13,8 @@ import time
 REPORT_DELAY_S = 3.0
 # Environment variable with the process id of the rank that started this one; set before a worker's first import.
 PARENT_PID_VARIABLE = "MYGPT_PARENT"
+# What such a rank is to load, as JSON: see `mygpt.loading.worker`.
+TASK_VARIABLE = "MYGPT_TASK"
 # Where launchers write a process's rank. A shell may have set them for other reasons.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 

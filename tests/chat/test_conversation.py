@@ -323,7 +323,9 @@ def test_whole_turns_are_dropped_and_never_the_system_message(llm: LLM) -> None:
     conversation = llm.chat(sys_prompt="SYS", temperature=0.0, max_new_tokens=8)
     prompts = []
     encode = conversation.prompt_encoder.encode
-    conversation.prompt_encoder.encode = lambda messages: prompts.append(list(messages)) or encode(messages)  # type: ignore[assignment, func-returns-value]
+    conversation.prompt_encoder.encode = lambda messages, **_: (
+        prompts.append(list(messages)) or encode(messages)
+    )  # type: ignore[assignment, func-returns-value]
     try:
         for number in range(8):
             tell(conversation, f"turn {number}")

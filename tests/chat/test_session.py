@@ -168,7 +168,7 @@ def test_set(repl: Repl, text: str, name: str, value: Any) -> None:
         ("/set stop #", "stop must be a list of texts"),
         ("/set stop [", "the value is not YAML: ["),
         ("/set on_overflow panic", "on_overflow must be one of drop, error"),
-        ("/set temprature 1", "there is no setting 'temprature'; there are max_new_tokens, "),
+        ("/set temprature 1", "there is no setting 'temprature'; there are think, "),
         ("/set temperature", "write /set NAME VALUE"),
         ("/undo 3", "/undo takes nothing after it, there is '3'"),
         ("/undo", "there is no turn to take back"),

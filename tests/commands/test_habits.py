@@ -36,7 +36,7 @@ def understood(capfd: pytest.CaptureFixture[str]) -> Understood:
         (["--max-new-tokens", "5"], {"max_new_tokens": 5}),
         (["--max-new-tokens=5"], {"max_new_tokens": 5}),
         (["--sys-prompt", "a-b-c", "--top-k=7"], {"sys_prompt": "a-b-c", "top_k": 7}),
-        (["--prompt=--max-new-tokens"], {"prompt": "--max-new-tokens", "max_new_tokens": 50}),
+        (["--prompt=--max-new-tokens"], {"prompt": "--max-new-tokens", "max_new_tokens": None}),
         (["--prompt", "a-b"], {"prompt": "a-b"}),
         (["--prompt", "- a-b, c"], {"prompt": "- a-b, c"}),
         (["--temp", "0"], {"temperature": 0.0}),  # the first letters, if no other option begins so

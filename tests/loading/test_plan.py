@@ -133,7 +133,9 @@ def test_falcon_40b_under_fsdp(run: Run) -> None:
 
 
 def test_stablelm_base_alpha_3b(run: Run) -> None:
-    (device,) = run("stablelm-base-alpha-3b", precision="bf16-true", device_memory="24GB")["devices"]
+    (device,) = run("stablelm-base-alpha-3b", precision="bf16-true", device_memory="24GB", max_new_tokens=50)[
+        "devices"
+    ]
     assert 7.0e9 < device["total_bytes"] < 7.6e9
 
 
@@ -436,19 +438,20 @@ def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_free_memory_and_what_would_fit_are_named(big: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, big, "--precision", "bf16-true")
+    short = ("--max_new_tokens", "50")
+    text = said(capsys, big, *short, "--precision", "bf16-true")
     assert (
         "does not fit: it takes 138.02 GB on cpu and 42.00 GB are free; use --quantize bnb.nf4 (38." in text
     )
     assert text.endswith("generate_tp can use 1, 2, 4 or 8 devices")
-    text = said(capsys, big, "--quantize", "bnb.nf4")
+    text = said(capsys, big, *short, "--quantize", "bnb.nf4")
     assert " fits: it takes 38." in text and "GB of the 42.00 GB that are free on cpu" in text
 
-    text = said(capsys, big, "--precision", "bf16-true", "--device_memory", "40GB")
+    text = said(capsys, big, *short, "--precision", "bf16-true", "--device_memory", "40GB")
     assert (
-        "does not fit 40GB a device: use --quantize bnb.nf4-dq (37.5 GB), --devices 4 (34.6 GB) or a" in text
+        "does not fit 40GB a device: use --quantize bnb.nf4-dq (37.4 GB), --devices 4 (34.6 GB) or a" in text
     )
-    text = said(capsys, big, "--precision", "32-true", "--device_memory", "1GB")
+    text = said(capsys, big, *short, "--precision", "32-true", "--device_memory", "1GB")
     assert "does not fit 1GB a device: use a smaller model" in text
 
 

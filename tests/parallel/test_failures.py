@@ -96,9 +96,9 @@ def test_a_worker_that_fails_alone_tells_why(
 ) -> None:
     """Rank 2 is given another folder than rank 0."""
     hook = f"""
-import os, sys
+import os
 if os.environ.get("LOCAL_RANK") == "2":
-    sys.argv = [{str(other)!r} if argument == {str(smollm2)!r} else argument for argument in sys.argv]
+    os.environ["MYGPT_TASK"] = os.environ["MYGPT_TASK"].replace({str(smollm2)!r}, {str(other)!r})
 """
     (tmp_path / "sitecustomize.py").write_text(hook)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

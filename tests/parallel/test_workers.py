@@ -1,6 +1,7 @@
 """A worker does what rank 0 asks for within `load`, and ends with exit code 0: in a script, too."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from mygpt.errors import WorkerFinished
 from mygpt.loading import load
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import KVCache
-from mygpt.parallel.launch import RankGroup
+from mygpt.parallel.launch import RankGroup, _own_children
 from mygpt.parallel.message_bus import MessageBus
 from mygpt.parallel.placement import Placement
 from tests.models import write_model
@@ -42,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     none: Any = None
     ranks = RankGroup(1, 2, CPU, True, none, supervisor, none)
     placement = Placement("tensor", (CPU,), ("cpu:0", "cpu:1"), ranks)
-    monkeypatch.setattr(load, "choose_placement", lambda config, options: placement)
+    monkeypatch.setattr(load, "choose_placement", lambda config, options, checkpoint: placement)
     fill, whole = Placement.fill, Placement(None, (CPU,), ("cpu",))
     monkeypatch.setattr(Placement, "fill", lambda self, *arguments: fill(whole, *arguments))
     messages = iter([*MESSAGES, [[], "end"]])
@@ -98,8 +99,14 @@ def test_the_command_of_a_worker_ends_with_code_0(
 
 SCRIPT = """
 import atexit
+import os
 import sys
+sys.path.insert(0, sys.argv.pop())  # workers must find mygpt, too
 from mygpt import LLM
+
+with open("runs", "a") as file:
+    print("once", file=file)
+os.chdir("below")
 
 workers = []
 atexit.register(lambda: print([worker.returncode for worker in workers]))  # runs last
@@ -110,16 +117,35 @@ print(len(llm.generate_ids([1, 2, 3], max_new_tokens=2, temperature=0.0)))
 """
 
 
-def test_a_script_runs_on_in_rank_0_alone_and_its_workers_end_with_code_0(
-    small: Path, tmp_path: Path
-) -> None:
+def test_a_script_runs_once_and_its_workers_end_with_code_0(small: Path, tmp_path: Path) -> None:
+    """Without a guard of `__main__`: workers do not run it. Paths are those of rank 0, wherever it has gone to."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "model").symlink_to(small)
     (tmp_path / "script.py").write_text(SCRIPT)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
     run = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), str(small)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        [sys.executable, "script.py", "./model", str(ROOT)],
+        env=environment,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "2\n[0]\n", "loaded\n")
+    assert (tmp_path / "runs").read_text() == "once\n"
+
+
+def test_the_task_of_a_worker_is_not_left_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a token. Without a task, ranks run the same script again."""
+    from lightning.fabric.strategies.launchers import subprocess_script
+
+    command = subprocess_script._basic_subprocess_cmd
+    with _own_children({"checkpoint": "x", "options": {"access_token": "hf_secret"}}):
+        assert json.loads(os.environ["MYGPT_TASK"])["checkpoint"] == "x"
+        assert not any("hf_secret" in word for word in subprocess_script._basic_subprocess_cmd())
+    assert "MYGPT_TASK" not in os.environ
+    assert subprocess_script._basic_subprocess_cmd is command
+    with _own_children(None):
+        assert subprocess_script._basic_subprocess_cmd is command
