@@ -67,21 +67,6 @@ SOURCE_PAGES = {
     ),
 }
 
-# Expressions for commands of features that are not merged yet: empty once all of issue 14 is on main.
-NOT_YET: list[str] = [
-    r"mygpt (doctor|list|rm|help|completion)\b",
-    r"generate \S+ \"",  # REPO "prompt"
-    r" -p ",
-    r"--(json|compare)( -| ?\||$)",
-    r"--stop \"",
-    r"--(think|chat_template_kwargs|context_length)",
-    r"qwen3-(0.6b|8b)",
-    r"laptop",
-    r"(70b-chat-hf|falcon-40b|Q4_K_M.gguf|mygpt generate)(?!.*--prompt)",  # the default prompt
-]
-
-NOT_YET_OPTIONS = {"--yes", "--think", "--chat_template_kwargs", "--context_length"}
-
 FOUND = commands()
 OURS = [command for command in FOUND if command.arguments is not None]
 SOURCES = [command for text in SOURCE_PAGES.values() for command in split(text, "source pages")]
@@ -99,11 +84,8 @@ def test_a_command_of_a_page(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     record_property: Callable[[str, object], None],
-    request: pytest.FixtureRequest,
 ) -> None:
     record_property(TRIED, way_of(command))
-    if any(re.search(feature, command.text) for feature in NOT_YET):
-        request.applymarker(pytest.mark.xfail(reason="not merged yet", strict=False))
     attempt(command, monkeypatch, capfd)
 
 
@@ -141,7 +123,7 @@ FOREIGN_OPTIONS = {
 
 
 def test_every_option_of_the_pages_exists(capfd: pytest.CaptureFixture[str]) -> None:
-    known = FOREIGN_OPTIONS | NOT_YET_OPTIONS
+    known = set(FOREIGN_OPTIONS)
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
         known |= set(re.findall(r"--[a-z][a-z_]*", capfd.readouterr().out))
