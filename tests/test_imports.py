@@ -36,7 +36,12 @@ ROOMS = (
     "paths",
     "errors",
 )
-FACADES = {"mygpt", "mygpt.families", "mygpt.kernels"}  # packages whose __init__.py holds code
+FACADES = {
+    "mygpt",
+    "mygpt.families",
+    "mygpt.kernels",
+    "mygpt.options",
+}  # packages whose __init__.py holds code
 
 
 def dotted(path: Path) -> str:
