@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,12 @@ import torch.distributed as dist
 
 from mygpt import kernels
 from mygpt.errors import InputError
+from mygpt.parallel.meeting import MeetingPoint
 from mygpt.parallel.rank_env import RANK_VARIABLES, TASK_VARIABLE, become_worker
 from mygpt.parallel.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
     from torch.distributed.device_mesh import DeviceMesh
 
 _MESSAGE_TIMEOUT = timedelta(days=365)  # workers wait for a user's next message
@@ -66,6 +68,7 @@ def launch(
 
     Raises:
         InputError: a variable of a launcher's environment, such as LOCAL_RANK, is no number.
+        RunError: a node has not come in time.
     """
     for name in RANK_VARIABLES:
         if not os.environ.get(name, "0").isdecimal():
@@ -89,9 +92,11 @@ def launch(
     supervisor = Supervisor(first_rank, children)
     atexit.register(supervisor.stop)
     supervisor.start()
-    with _own_children(task), supervisor.interruptible_start():
-        fabric.launch()
-    os.environ["RANK"] = str(fabric.global_rank)  # for error messages
+    try:
+        with _own_children(task), supervisor.interruptible_start(), _other_nodes(strategy, num_nodes):
+            fabric.launch()
+    finally:
+        os.environ["RANK"] = str(first_rank + strategy.local_rank)  # for error messages
     if fabric.global_rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     control = dist.new_group(backend="gloo", timeout=_MESSAGE_TIMEOUT)
@@ -105,6 +110,15 @@ def launch(
         supervisor,
         strategy.device_mesh["data_parallel"],
     )
+
+
+def _other_nodes(strategy: ModelParallelStrategy, num_nodes: int) -> AbstractContextManager[None]:
+    """Waits for the other nodes, where there are any; the first rank of each node says so."""
+    environment = strategy.cluster_environment
+    if num_nodes == 1 or environment is None:
+        return nullcontext()
+    point = MeetingPoint(num_nodes, strategy.node_rank, environment.main_address, environment.main_port)
+    return point.wait(_CONNECT_TIMEOUT.total_seconds(), announce=strategy.local_rank == 0)
 
 
 def make_shared_memory_group(ranks: RankGroup) -> kernels.SharedMemoryGroup | None:

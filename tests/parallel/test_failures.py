@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mygpt.parallel.meeting import MeetingPoint
 from tests.parallel.conftest import Start, free_port, group, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -132,3 +133,75 @@ def test_a_node_that_fails_alone(start: Start, smollm2: Path, other: Path) -> No
     assert errors[0].startswith("error: rank 0 lost the connection to another rank")
     assert errors[1].startswith("error: rank 1: ") and "the weights do not fit config.json" in errors[1]
     assert [error.count("\n") for error in errors] == [1, 1]
+
+
+IMPATIENT = """
+import datetime, sys
+from mygpt.__main__ import main
+from mygpt.parallel import launch, meeting
+meeting.NOTICE_S, launch._CONNECT_TIMEOUT = 0.5, datetime.timedelta(seconds={})
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("node", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_a_node_that_does_not_come(start: Start, small: Path, node: int) -> None:
+    port = free_port()
+    process = start(
+        *("generate_tp", small, "--num_nodes", 2, "--devices", 1, "--accelerator", "cpu", "--prompt", "Hi"),
+        launcher=[sys.executable, "-c", IMPATIENT.format(3)],
+        NODE_RANK=node,
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=port,
+    )
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    waiting, failed = error.splitlines()
+    where = f"127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT)"
+    assert waiting == f"waiting for node {1 - node} of 2 at {where}"
+    rank = "" if node == 0 else "rank 1: "
+    assert failed.startswith(
+        f"error: {rank}node {1 - node} of 2 did not come to {where} within 3 s: start the"
+    )
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_node_that_comes_late_is_waited_for(start: Start, small: Path, first: int) -> None:
+    """The one that is there says that it waits, and for which one; then both do their work."""
+    port, nodes = free_port(), []
+    for node in (first, 1 - first):
+        process = start(
+            *(
+                "generate_tp",
+                small,
+                "--num_nodes",
+                2,
+                "--devices",
+                1,
+                "--accelerator",
+                "cpu",
+                "--prompt",
+                "Hi",
+            ),
+            *("--max_new_tokens", 2),
+            launcher=[sys.executable, "-c", IMPATIENT.format(60)],
+            NODE_RANK=node,
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
+        nodes.append(process)
+        if node == first:
+            assert process.stderr.readline().startswith(f"waiting for node {1 - first} of 2 at 127.0.0.1:")
+    errors = [process.communicate(timeout=60)[1] for process in nodes]
+    assert [process.returncode for process in nodes] == [0, 0], errors
+    statistics = errors[first]  # rank 0's
+    assert statistics.count("\n") == 1 and "tokens/s" in statistics
+    assert errors[1 - first] in (
+        "",
+        f"waiting for node {first} of 2 at 127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT)\n",
+    )
+
+
+def test_several_nodes_that_are_missing() -> None:
+    assert MeetingPoint(4, 0, "10.0.0.1", 29500).missing == "the other 3 nodes"
+    assert MeetingPoint(4, 2, "10.0.0.1", 29500).missing == "node 0 of 4"
