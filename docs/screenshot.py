@@ -20,7 +20,7 @@ from rich.text import Text
 
 OUTPUT = Path(__file__).with_name("chat.svg")
 COLUMNS, ROWS = 88, 60
-COMMAND = ("chat", "--temperature", "0")
+COMMAND = ("chat",)
 LINES = (
     "What is the capital of France?",
     "And of Italy?",
