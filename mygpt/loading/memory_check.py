@@ -21,7 +21,7 @@ from mygpt.loading.room import Room, gigabytes
 from mygpt.loading.workspace import Workload
 from mygpt.model.config import Config
 from mygpt.options import LoadOptions
-from mygpt.parallel.devices import pick_devices
+from mygpt.parallel.devices import free_bytes, pick_devices
 from mygpt.parallel.host_memory import free_host_bytes
 from mygpt.parallel.rank_env import first_on_machine
 from mygpt.quantize.schemes import Scheme, stored_scheme
@@ -42,13 +42,20 @@ def check_memory(name: str | None, checkpoint: Checkpoint, config: Config, optio
     Raises:
         InputError: they do not fit; it names what would.
     """
-    devices = pick_devices(options.accelerator, options.devices)
-    path, free = checkpoint.path, free_host_bytes()
+    path = checkpoint.path
     files = path.iterdir() if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files if file.is_file())
-    if {device.type for device in devices} == {"cpu"} and (free is None or size * MOST_GROWTH <= free):
-        return  # a plan takes tens of milliseconds
-    check_plan(name, config, checkpoint.scheme, options, checkpoint.mapped_dtype)
+    if size * MOST_GROWTH > _free(options):  # else a plan would cost tens of milliseconds for nothing
+        check_plan(name, config, checkpoint.scheme, options, checkpoint.mapped_dtype, note=True)
+
+
+def _free(options: LoadOptions) -> float:
+    """Bytes that the first device surely has, which may be all that are needed; infinite where it is not known."""
+    device = pick_devices(options.accelerator, options.devices)[0]
+    if device.type == "cuda" and not options.cpu_offload:
+        return free_bytes(device)
+    free = free_host_bytes()
+    return float("inf") if free is None else free
 
 
 def check_before_download(folder: Path, name: str | None, options: LoadOptions) -> None:
@@ -61,7 +68,7 @@ def check_before_download(folder: Path, name: str | None, options: LoadOptions) 
     config = limit_context(read_config(raw, str(folder))[1], options.context_length)
     dtype = getattr(torch, str(raw.get("dtype", raw.get("torch_dtype"))), None)
     if isinstance(dtype, torch.dtype):  # else it is not known whether weights can stay in the file
-        check_plan(name, config, stored_scheme(raw, str(folder)), options, dtype)
+        check_plan(name, config, stored_scheme(raw, str(folder)), options, dtype, note=False)
 
 
 def check_plan(
@@ -70,8 +77,12 @@ def check_plan(
     stored: Scheme | None,
     options: LoadOptions,
     file_dtype: torch.dtype | None,
+    *,
+    note: bool,
 ) -> None:
     """See that a model fits, whose weights lie in files as `file_dtype` (see `make_plan`).
+
+    With `note`, one that runs but is slow is told of on standard error.
 
     Raises:
         InputError: it does not.
@@ -84,17 +95,14 @@ def check_plan(
     tight = min(plan.rooms, key=lambda room: (room.free - room.held, room.free - room.needed))
     model = name or REPO
     fitting = [*remedies(config, stored, options, LEAST), "a smaller model"]
-    if tight.held <= tight.free:
-        print(
-            f"note: {told(model, tight)}, so weights are read from the disk again and again; faster is "
-            f"{one_of(fitting)}",
-            file=sys.stderr,
+    if tight.held > tight.free:
+        raise InputError(
+            f"{told(model, tight)}: use {one_of(fitting)}; 'mygpt plan {model}' shows more, and {SKIP}=1 tries it "
+            "all the same"
         )
-        return
-    raise InputError(
-        f"{told(model, tight)}: use {one_of(fitting)}; 'mygpt plan {model}' shows more, and {SKIP}=1 tries it "
-        "all the same"
-    )
+    if note:
+        slow = "so weights are read from the disk again and again; faster is"
+        print(f"note: {told(model, tight)}, {slow} {one_of(fitting)}", file=sys.stderr)
 
 
 def told(model: str, room: Room) -> str:

@@ -162,6 +162,7 @@ def test_a_new_scheme_is_one_class(family: str, tmp_path: Path, capsys: pytest.C
     for options in ([str(out)], [str(folder), "--quantize", "toy.hundredths"]):
         assert main(["plan", *options, "--accelerator", "cpu", "--json", "true"]) == 0
         plans.append(json.loads(capsys.readouterr().out))
+        del plans[-1]["memories"]  # what is free changes
     assert plans[0] == plans[1]
     assert plans[0]["quantize"] == "toy.hundredths"
     model = stored.loaded.model
