@@ -8,6 +8,13 @@ test:
 full:
     pytest -m full
 
+# Which lines of mygpt/ the whole matrix does not run, the processes that it starts included.
+coverage:
+    coverage erase
+    coverage run -m pytest --full
+    coverage combine -q
+    coverage report
+
 lint:
     ruff check . && ruff format --check . && mypy
 

@@ -62,6 +62,7 @@ class Conversation:
         drafter = engine.drafter(self.options.speculate)  # a model's has a cache of its own, worth keeping
         self._engine: Engine | None = engine
         self._drafter = drafter
+        self._recommended = engine.loaded.generation.sampling  # kept by `release`: /save writes all settings
         self.prompt_encoder = encoder if encoder.is_chat else PromptEncoder(encoder.tokenizer, PLAIN)
         self.n_dropped = 0
         self._cache: KVCache | None = None
@@ -139,7 +140,7 @@ class Conversation:
     @property
     def sampling(self) -> Sampling:
         """How tokens are chosen: as was asked for, else as the model's authors recommend."""
-        return self._sampling.over(self.engine.loaded.generation.sampling)
+        return self._sampling.over(self._recommended)
 
     @property
     def settings(self) -> dict[str, Any]:

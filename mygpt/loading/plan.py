@@ -193,10 +193,15 @@ class _Planner:
         return [self._whole(self.model(), self._name(0), has_logits=True)]
 
     def tensor(self, world_size: int) -> list[DevicePlan]:
-        """A shard on each."""
+        """A shard on each: the first has the logits, the last perhaps less of the vocabulary, the others are equal."""
         check_divisible(self.config, world_size)
+        last = world_size - 1
+        shares = {
+            rank: self._whole(self.model(None, rank, world_size), "", has_logits=rank == 0)
+            for rank in {0, min(1, last), last}
+        }
         return [
-            self._whole(self.model(None, rank, world_size), self._name(rank), has_logits=rank == 0)
+            replace(shares.get(rank, shares[min(1, last)]), device=self._name(rank))
             for rank in range(world_size)
         ]
 

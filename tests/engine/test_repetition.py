@@ -61,6 +61,6 @@ def test_no_text_that_people_write_is_cut(smollm2_cache: Path) -> None:
     tokenizer = Tokenizer.from_file(str(smollm2_cache / "SmolLM2-135M-Instruct" / "tokenizer.json"))
     for text in _texts():
         ids = tokenizer.encode(text).ids
-        for end in range(MIN_SPAN, len(ids) + 1, 1 if len(ids) < 2000 else 16):
+        for end in range(MIN_SPAN, len(ids) + 1, 1 if len(ids) < 1000 else 16):
             found = repeated_period(ids[max(0, end - MIN_SPAN_FEW) : end])
             assert found is None, f"{text[:80]!r} at token {end}: a block of {found}"

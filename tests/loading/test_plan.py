@@ -225,6 +225,19 @@ def test_slices_hold_what_was_said(tmp_path: Path, name: str, quantize: str | No
     assert planned(tmp_path, options) == expected
 
 
+def test_the_last_of_four_ranks_has_less_of_the_vocabulary(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 80, "num_attention_heads": 4, "num_key_value_heads": 2}
+    write_model(tmp_path, vocab_size=131, head_dim=16, **sizes)
+    _, config = read_config(json.loads((tmp_path / "config.json").read_text()))
+    expected = []
+    for rank in range(4):
+        model, _ = empty_model(config, "tensor", "32-true", CPU)
+        ModelShard(model, rank, 4)
+        expected.append({"weights": held([model]), "cache": model.allocate_cache(2, 30).nbytes})
+    assert expected[1] == expected[2] and expected[3]["weights"] < expected[2]["weights"]
+    assert planned(tmp_path, LoadOptions(strategy="tensor", devices=4, **PRECISE)) == expected  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def two_ranks() -> Iterator[Any]:
     """This process as the first of two ranks, whose messages go nowhere."""

@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -124,9 +125,10 @@ def place(
 
 
 def example_prompts() -> str:
-    """The rows of the tutorial's example of `--prompts`."""
+    """The rows of the tutorial's example of `--prompts`, with shorter answers."""
     page = ROOT / "tutorials" / "inference.md"
-    return next(block.content for block in blocks(page) if block.language == "json")
+    rows = next(block.content for block in blocks(page) if block.language == "json")
+    return re.sub(r'"max_new_tokens": \d+', f'"max_new_tokens": {NEW_TOKENS}', rows)
 
 
 def way_of(command: Command) -> str:
