@@ -304,6 +304,10 @@ REFUSED = {
     "two scalings": (scale_twice, "both rope_freqs.weight and the rope scaling linear"),
     "partial rotation": (lambda writer: writer.add_key_length(HEAD_DIM * 2), "rotates 64 of 128"),
     "unknown tensor": (lambda writer: writer.add_tensor("blk.0.attn_sinks", np.ones(4)), "attn_sinks"),
+    "unknown weight": (
+        lambda writer: writer.add_tensor("blk.0.attn_gate.weight", np.ones(4, dtype=np.float32)),
+        r"no place for its blk\.0\.attn_gate\.weight",
+    ),
     "type": (add_unsupported_type, "type IQ4_NL of its tensor extra"),
     "layers": (
         lambda writer: writer.kv_data[0].update(blocks(3)),
@@ -332,6 +336,12 @@ def test_rows_that_do_not_fit_the_heads(model: LlamaForCausalLM, path: Path):
     checkpoint = open_checkpoint(write(path, tensors))
     with pytest.raises(InputError, match=r"blk\.1\.attn_k\.weight has 100 rows in place of 2 heads of 64"):
         dict(checkpoint.tensors())
+
+
+def test_without_an_embedding(model: LlamaForCausalLM, path: Path):
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if "embed_tokens" not in name}
+    with pytest.raises(InputError, match=r"no tensor token_embd\.weight; download it again"):
+        open_checkpoint(write(path, tensors))
 
 
 def test_other_architectures(model: LlamaForCausalLM, path: Path):
