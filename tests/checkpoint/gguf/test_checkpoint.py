@@ -15,6 +15,7 @@ from gguf.quants import dequantize, quantize
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from mygpt import LLM
 from mygpt.checkpoint.gguf.checkpoint import GGUFCheckpoint
 from mygpt.checkpoint.gguf.header import read_header
 from mygpt.checkpoint.open import open_checkpoint
@@ -246,6 +247,22 @@ def test_llama3_scaling_is_a_tensor_of_divisors(model: LlamaForCausalLM, path: P
     checkpoint = with_metadata(model, path, lambda writer: writer.add_tensor("rope_freqs.weight", divisors))
     assert checkpoint.config["rope_scaling"] == {"rope_type": "divisors", "divisors": divisors.tolist()}
     assert len(dict(checkpoint.tensors())) == len(model.state_dict())
+
+
+def test_logits_with_divisors_are_those_of_llama3_scaling(path: Path):
+    factors = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    model = tiny_llama(rope_parameters={"rope_type": "llama3", "rope_theta": 10_000.0, **factors})
+    divisors = (tiny_llama().model.rotary_emb.inv_freq / model.model.rotary_emb.inv_freq).numpy()
+    assert divisors.max() == 8
+    write(path, model.state_dict(), edit=lambda writer: writer.add_tensor("rope_freqs.weight", divisors))
+    llm = LLM.load(str(path), precision="32-true", accelerator="cpu")
+    ids = torch.arange(90)[None]
+    torch.testing.assert_close(llm.logits(ids), model(ids).logits.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_divisors_of_one_are_nothing(model: LlamaForCausalLM, path: Path):
