@@ -44,6 +44,7 @@ class FakeHub:
         default_factory=dict
     )  # file name -> bytes after which it hangs up, once
     broken_status: int | None = None  # answer everything with this, as a proxy or a Hub that is down would
+    broken_message: str | None = None  # why, as the Hub itself would say
     url: str = ""
 
     def fetched(self) -> set[str]:
@@ -93,7 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = self.headers
         self.hub.requests.append(Request(self.command, path, headers["Range"], headers["Authorization"]))
         if self.hub.broken_status is not None:
-            self._send(self.hub.broken_status, b"<html>no</html>")
+            message = self.hub.broken_message
+            headers = {"X-Error-Message": message} if message else {}
+            self._send(self.hub.broken_status, b"<html>no</html>", headers)
         elif path.startswith("/api/models/"):
             self._model_info(path.removeprefix("/api/models/"))
         elif "/resolve/" in path:

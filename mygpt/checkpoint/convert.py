@@ -114,9 +114,10 @@ class _Plan:
                 f"{name} holds {shape[0]} matrices, which files in {self._scheme.name} cannot; {later}"
             )
         # Rows must stay rows in our layout, for what is quantized can be parted and ordered by rows alone.
-        probe = torch.empty(shape[0], 2, device="meta")
+        columns = 3  # few, so that they are told from rows; GPT-2 divides its columns among q, k and v
+        probe = torch.empty(shape[0], columns, device="meta")
         parts = self._family.translate(name, probe, self._config) or ()
-        if any(part.shape[-1] != 2 for _, part in parts):
+        if any(part.shape[-1] != columns for _, part in parts):
             raise InputError(
                 f"{name} is stored transposed, which files in {self._scheme.name} cannot say; {later}"
             )

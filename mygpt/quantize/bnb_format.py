@@ -86,7 +86,7 @@ def _read(name: str, parts: dict[str, Tensor]) -> BnbMatrix:
     if state is not None:
         return _read_4bit(parts, json.loads(parts[state].numpy().tobytes()))
     prefix = name.removesuffix(".weight")
-    if int(parts.get(prefix + _FORMAT, torch.tensor(0))) != 0:
+    if int(parts.get("_format", torch.tensor(0))) != 0:  # NAME.weight_format, without NAME.weight
         raise ValueError("its layout is an old one of a single GPU's")
     rows, absmax = parts[""], parts[prefix + _SCALES].float()
     if rows.dtype != torch.int8 or absmax.shape != rows.shape[:1]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from prompt_toolkit.history import FileHistory, InMemoryHistory
 
 from mygpt import LLM
 from mygpt.__main__ import main
@@ -24,7 +25,7 @@ from mygpt.chat.display import DIM, NORMAL, choose_display
 from mygpt.chat.reasoning import ReasoningParser
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import COMMANDS, SUBMIT
-from mygpt.chat.terminal import history_file
+from mygpt.chat.terminal import _open_history, history_file
 from mygpt.engine.repetition import MIN_SPAN
 from mygpt.engine.sampler import Sampler
 from mygpt.errors import ContextOverflowError, InputError
@@ -619,6 +620,41 @@ def test_where_the_history_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert history_file() == tmp_path / "mygpt" / "chat_history"
     monkeypatch.setenv(variable, "")
     assert history_file().is_absolute()
+
+
+def test_a_history_that_cannot_be_kept_is_told(
+    repl: Repl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The session goes on, and remembers what is typed until it ends."""
+    variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_STATE_HOME"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    assert isinstance(_open_history(repl), InMemoryHistory)
+    (note,) = repl.notes
+    assert note.startswith(f"note: what you type is not remembered for the next time: {history_file()}: ")
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert isinstance(_open_history(repl), FileHistory)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda file, mode: False)
+        assert isinstance(_open_history(repl), InMemoryHistory)
+    assert repl.notes[1:] == [
+        f"note: what you type is not remembered for the next time: {history_file()}: no permission"
+    ]
+
+
+def test_an_unforeseen_error_costs_no_conversation(repl: Repl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But whoever looks for it sees where it was."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ArithmeticError("what\nnobody thought of")
+
+    monkeypatch.setattr(repl.conversation, "undo", fail)
+    monkeypatch.delenv("MYGPT_DEBUG", raising=False)
+    assert repl.does("/undo") == "error: ArithmeticError: what nobody thought of (MYGPT_DEBUG=1 shows where)"
+    assert repl.failed == 1
+    monkeypatch.setenv("MYGPT_DEBUG", "1")
+    with pytest.raises(ArithmeticError):
+        repl.does("/undo")
 
 
 # Scripts, through the command

@@ -297,6 +297,8 @@ def test_save_asks_and_tab_completes_files(start: Start, endless: str, tmp_path:
     chat.process.send(f"/read {tmp_path}/kep")
     chat.expect("kept conversation.json")
     assert "begins with kept conversation.json" in chat.type("\t")
+    chat.process.sendeof()
+    assert chat.ends() == 0
 
 
 @pytest.mark.full

@@ -97,6 +97,21 @@ def test_a_mixture_with_its_experts_one_by_one(tmp_path: Path) -> None:
     assert model is not None
 
 
+@pytest.mark.parametrize("mode", ["bnb.nf4", "bnb.int8"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gpt2", r"h\.0\.attn\.c_attn\.weight is stored transposed"),
+        ("gpt-oss", r"mlp\.experts\.\w+_proj holds 6 matrices"),
+    ],
+)
+def test_matrices_whose_files_have_another_form(tmp_path: Path, name: str, why: str, mode: str) -> None:
+    variant(name).build(tmp_path / "model")
+    with pytest.raises(InputError, match=rf"{why}.*; run the original with --quantize instead"):
+        convert(open_checkpoint(tmp_path / "model"), tmp_path / "out", scheme=MODES[mode])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_fused_matrices_whose_blocks_run_over_rows(tmp_path: Path) -> None:
     variant("phi3").build(tmp_path / "model")
     with pytest.raises(InputError, match=r"proj\.weight of 48 columns, no multiple of 64"):

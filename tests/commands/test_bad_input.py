@@ -277,6 +277,10 @@ FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
         lambda model: tensors(model, lambda weights: weights.update({Q: torch.ones(48, 48).char()})),
         ("not of floating point: layers.0.attention.q.weight torch.int8",),
     ),
+    "tensor of complex numbers": (
+        lambda model: tensors(model, lambda weights: weights.update({Q: torch.ones(48, 48).cfloat()})),
+        (WEIGHTS, f"{Q} is stored as C64, which is not supported"),
+    ),
     "one layer too many": (
         lambda model: edit_json(model / "config.json", num_hidden_layers=3),
         ("9 missing: layers.2.",),

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from mygpt import kernels
@@ -407,6 +408,76 @@ def test_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "driver": "570.86.15",
     }
     assert (second["name"], second["total_bytes"]) == ("Tesla T4", None)
+
+
+def test_a_driver_without_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    file = tmp_path / "version"
+    monkeypatch.setattr(machine, "Path", lambda name: file)
+    assert machine.nvidia() == []
+    file.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Tue Jan 14 06:32:51 UTC 2025\n"
+    )
+    assert machine.nvidia() == [{"name": "NVIDIA GPU", "driver": "570.86.15"}]
+    file.write_text("?")
+    assert machine.nvidia() == [{"name": "NVIDIA GPU", "driver": "unknown"}]
+
+
+def test_a_gpu_that_torch_sees(
+    place: Caches, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that fails at a part of what is asked: the rest is told, and no other section is lost."""
+
+    properties = SimpleNamespace(name="NVIDIA L4", total_memory=24 * 10**9, major=8, minor=9)
+
+    def fail(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: the device is busy")
+
+    for name, function in {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_properties": lambda device: properties,
+        "get_arch_list": lambda: ["sm_80", "sm_90"],
+        "mem_get_info": fail,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setattr(bandwidth, "gpu_bandwidth", lambda device: 300.0)
+    assert report(capsys)["gpus"]["cuda"] == [
+        {
+            "name": "NVIDIA L4",
+            "total_bytes": 24 * 10**9,
+            "free_bytes": "unknown (CUDA error: the device is busy)",
+            "compute_capability": "8.9",
+            "in_this_torch": True,
+            "copy_gb_per_s": 300.0,
+        }
+    ]
+
+
+def test_the_bandwidth_is_that_of_the_bytes_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock by which each run takes a second; too little free memory is not filled up to measure it."""
+    monkeypatch.setattr(bandwidth.time, "perf_counter", iter(range(100)).__next__)
+    assert bandwidth.cpu_bandwidth(1, None) == pytest.approx(2**28 / 1e9)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert bandwidth.gpu_bandwidth(torch.device("cpu")) == pytest.approx(2 * 4 * 2**28 / 1e9)
+    with pytest.raises(MemoryError):
+        bandwidth.cpu_bandwidth(1, 2**29)
+
+
+def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As their Python answers."""
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machine.system() == "macOS 15.1"
+    said = SimpleNamespace(stdout="Apple M3 Max\n")
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **options: said if command[0] == "sysctl" else None
+    )
+    assert machine.cpu_name() == "Apple M3 Max"
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert machine.system() == platform.platform()
+    with pytest.raises(OSError, match="Windows"):
+        machine.total_memory()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,15 @@ def test_so_is_a_redirected_file(stdin: Callable[[int], None], tmp_path: Path) -
     assert read_requests(None, None) == [Request("Two\nlines")]
 
 
+def test_what_is_piped_must_be_text(stdin: Callable[[int], None]) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"caf\xe9 ...")
+    os.close(writer)
+    stdin(reader)
+    with pytest.raises(InputError, match=r"standard input is not text .*; write the prompt in UTF-8"):
+        read_requests("-", None)
+
+
 @pytest.mark.parametrize("empty", ["", "\n"])
 def test_an_empty_pipe_is_none(stdin: Callable[[int], None], empty: str) -> None:
     stdin(pipe_of(empty))

@@ -89,7 +89,7 @@ class Oracle:
         return right[:wrong_from] + wrong
 
 
-def ids_of(llm: LLM, prompts: SequenceOf[list[int]], drafter: object = None, sampling: Sampling = GREEDY):
+def ids_of(llm: LLM, prompts: SequenceOf[list[int]], drafter: object = None, sampling: Any = GREEDY):
     batch = llm.engine.batch(prompts, sampling, NEW_TOKENS, seeds=range(len(prompts)), drafter=drafter)
     list(batch)
     sequences = [completion.sequence for completion in batch.completions]
@@ -129,6 +129,14 @@ def test_greedy_ids_with_a_model(llm: LLM, sampling: Sampling) -> None:
     # The drafter serves another batch, which begins as the one before or otherwise.
     again = [prompts[0], prompts[2][:5] + prompts[1], prompts[1], prompts[3]]
     assert ids_of(llm, again, drafter, sampling)[0] == ids_of(llm, again, None, sampling)[0]
+
+
+def test_greedy_and_sampled_rows_in_one_draft(llm: LLM) -> None:
+    prompts = random_prompts(llm)
+    settings = [GREEDY if row % 2 else Sampling(temperature=2.0) for row in range(len(prompts))]
+    drafter = ModelDrafter(llm.loaded.model, llm.loaded.vocab_size)
+    ids, plain = ids_of(llm, prompts, drafter, settings)[0], ids_of(llm, prompts)[0]
+    assert [a == b for a, b in zip(ids, plain, strict=True)] == [s is GREEDY for s in settings]
 
 
 @pytest.mark.parametrize(

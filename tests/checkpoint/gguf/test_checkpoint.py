@@ -15,6 +15,7 @@ from gguf.quants import dequantize, quantize
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from mygpt import LLM
 from mygpt.checkpoint.gguf.checkpoint import GGUFCheckpoint
 from mygpt.checkpoint.gguf.header import read_header
 from mygpt.checkpoint.open import open_checkpoint
@@ -248,6 +249,22 @@ def test_llama3_scaling_is_a_tensor_of_divisors(model: LlamaForCausalLM, path: P
     assert len(dict(checkpoint.tensors())) == len(model.state_dict())
 
 
+def test_logits_with_divisors_are_those_of_llama3_scaling(path: Path):
+    factors = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    model = tiny_llama(rope_parameters={"rope_type": "llama3", "rope_theta": 10_000.0, **factors})
+    divisors = (tiny_llama().model.rotary_emb.inv_freq / model.model.rotary_emb.inv_freq).numpy()
+    assert divisors.max() == 8
+    write(path, model.state_dict(), edit=lambda writer: writer.add_tensor("rope_freqs.weight", divisors))
+    llm = LLM.load(str(path), precision="32-true", accelerator="cpu")
+    ids = torch.arange(90)[None]
+    torch.testing.assert_close(llm.logits(ids), model(ids).logits.detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_divisors_of_one_are_nothing(model: LlamaForCausalLM, path: Path):
     ones = np.ones(HEAD_DIM // 2, dtype=np.float32)
     checkpoint = with_metadata(model, path, lambda writer: writer.add_tensor("rope_freqs.weight", ones))
@@ -304,6 +321,10 @@ REFUSED = {
     "two scalings": (scale_twice, "both rope_freqs.weight and the rope scaling linear"),
     "partial rotation": (lambda writer: writer.add_key_length(HEAD_DIM * 2), "rotates 64 of 128"),
     "unknown tensor": (lambda writer: writer.add_tensor("blk.0.attn_sinks", np.ones(4)), "attn_sinks"),
+    "unknown weight": (
+        lambda writer: writer.add_tensor("blk.0.attn_gate.weight", np.ones(4, dtype=np.float32)),
+        r"no place for its blk\.0\.attn_gate\.weight",
+    ),
     "type": (add_unsupported_type, "type IQ4_NL of its tensor extra"),
     "layers": (
         lambda writer: writer.kv_data[0].update(blocks(3)),
@@ -332,6 +353,12 @@ def test_rows_that_do_not_fit_the_heads(model: LlamaForCausalLM, path: Path):
     checkpoint = open_checkpoint(write(path, tensors))
     with pytest.raises(InputError, match=r"blk\.1\.attn_k\.weight has 100 rows in place of 2 heads of 64"):
         dict(checkpoint.tensors())
+
+
+def test_without_an_embedding(model: LlamaForCausalLM, path: Path):
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if "embed_tokens" not in name}
+    with pytest.raises(InputError, match=r"no tensor token_embd\.weight; download it again"):
+        open_checkpoint(write(path, tensors))
 
 
 def test_other_architectures(model: LlamaForCausalLM, path: Path):
