@@ -23,6 +23,8 @@ PRECISION_ALIASES = {
     **dict.fromkeys(("fp16", "float16", "half", "16"), "16-true"),
     **dict.fromkeys(("bf16", "bfloat16"), "bf16-true"),
 }
+# The type of the weights in each precision, as torch names it.
+DTYPE_NAMES = {"32-true": "float32", "16-true": "float16", "bf16-true": "bfloat16"}
 # The commands that run models, and the strategy of each for several devices.
 COMMAND_STRATEGIES = {
     "generate": "auto",
@@ -33,8 +35,8 @@ COMMAND_STRATEGIES = {
 # Options that have one of a few values. `choices` adds those of `--quantize`.
 CHOICES = {
     "precision": ("32-true", "16-true", "bf16-true"),
-    "dtype": ("float32", "float16", "bfloat16"),
-    "accelerator": ("auto", "cpu", "cuda", "mps"),
+    "dtype": tuple(DTYPE_NAMES.values()),
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "strategy": ("auto", "sequential", "tensor", "fsdp"),
     "speculate": ("ngram",),
     "on_overflow": ("drop", "error"),
@@ -60,10 +62,11 @@ class LoadOptions:
 
     Args:
         precision: The type of the model's numbers, also written fp32, fp16 or bf16. By default the one that the device
-            computes well with; on a CPU, 32-true for models of less than 1 GB in that type.
+            computes well with: on a CPU 32-true, except where it multiplies bfloat16 in hardware and the model takes
+            1 GB or more in 32-true.
         quantize: Store the linear layers in 4 bits (nf4, fp4; -dq packs them tighter) or 8 (int8) with bitsandbytes,
             while they are loaded. By default they stay as they are.
-        accelerator: The kind of device. auto takes the GPU if there is one.
+        accelerator: The kind of device. auto takes the GPU if there is one; gpu is cuda or mps.
         devices: How many devices to use, auto for all, or a list such as cuda:0,cuda:1,cpu; on a CPU, the number
             of processes or parts.
         num_nodes: How many machines to use, each with the same number of devices; start with torchrun or SLURM.
@@ -74,7 +77,7 @@ class LoadOptions:
         compile: Compile the model with torch.compile. It starts more slowly and runs faster on GPUs; on CPUs with
             mygpt's own kernels it runs more slowly.
         draft: A smaller model with the same vocabulary, on the first device. It guesses tokens, and the model checks
-            several at once; greedy answers and the distribution of samples stay the same.
+            several at once; in float32 greedy answers stay the same, and so does the distribution of samples.
         prompt_style: How a conversation is written: template (the repository's own), raw (not at all) or a known style.
             By default what the repository's files show.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
@@ -174,7 +177,8 @@ class GenerateOptions:
     """What to generate from, and how to show it.
 
     Args:
-        prompts: A JSON Lines file of prompts: each row {"prompt": ...} or {"messages": [...]}.
+        prompts: A JSON Lines file of prompts, - for standard input. Each row is {"prompt": ...} or {"messages": [...]};
+            it may have an id, which --json gives back, and options of its own, such as temperature or max_new_tokens.
         sys_prompt: The system message.
         raw_prompt: Take the prompt as it is, without the chat template.
         think: Let a model that can reason do so before it answers, or not; by default as its chat template has it.
