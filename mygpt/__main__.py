@@ -60,6 +60,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
+    _open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
     if started_as_worker():
@@ -86,6 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rank = f"rank {env_rank('RANK') or local}: "
         print(f"error: {rank}{one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+
+
+def _open_streams() -> None:
+    """Where the shell closed a standard stream (`2>&-`), Python has None; here it is as with `2>/dev/null`."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -21,6 +21,16 @@ PROMPTS = [
 ]
 
 
+# What a new user may ask first, and what a good answer holds.
+FIRST_MINUTE = {
+    PROMPTS[0]: "Paris",
+    "What color is the sky?": "blue",
+    "How many days are in a week?": "7",
+    "What do bees make?": "honey",
+    "What is the largest ocean?": "Pacific",
+}
+
+
 @pytest.fixture(scope="module")
 def llm(smollm2: Path) -> LLM:
     return LLM.load(str(smollm2), precision="32-true", accelerator="cpu")
@@ -33,17 +43,8 @@ def run(cache: Path, *options: str) -> str:
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(cache / "empty"),
     }
-    command = [
-        sys.executable,
-        "-m",
-        "mygpt",
-        "generate",
-        "--prompt",
-        PROMPTS[0],
-        "--temperature",
-        "0",
-        *options,
-    ]
+    prompt = [] if "--prompts" in options else ["--prompt", PROMPTS[0]]
+    command = [sys.executable, "-m", "mygpt", "generate", *prompt, "--temperature", "0", *options]
     return subprocess.run(
         command, env=environment, check=True, capture_output=True, text=True, cwd=cache
     ).stdout
@@ -59,6 +60,18 @@ def test_json_of_the_default_model(smollm2_cache: Path) -> None:
     assert sample["text"] == "The capital of France is Paris."
     assert sample["finish_reason"] == "stop"
     assert sample["prompt_tokens"] == 16  # 37 with the system message that the authors' template adds
+
+
+def test_the_questions_of_the_first_minute(smollm2_cache: Path, tmp_path: Path) -> None:
+    """Greedily, as they are asked: through the template, in a file, and each is answered to its end."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in FIRST_MINUTE))
+    out = run(smollm2_cache, "--prompts", str(rows), "--json", "--precision", "32-true")
+    answers = {sample["prompt"]: sample for sample in map(json.loads, out.splitlines())}
+    assert answers.keys() == FIRST_MINUTE.keys()
+    for question, word in FIRST_MINUTE.items():
+        assert word in answers[question]["text"]
+        assert answers[question]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mygpt.engine.detokenizer import draft_statistics
 from mygpt.engine.engine import Batch, Engine, pick_seed
 from mygpt.engine.prefill import keep_common_prefix
 from mygpt.engine.repetition import repeated_period
-from mygpt.errors import ContextOverflowError, InputError
+from mygpt.errors import ContextOverflowError, InputError, did_you_mean
 from mygpt.model.kv_cache import KVCache
 from mygpt.options import ChatOptions, Sampling, SamplingOptions, check_types
 from mygpt.text.chat_template import Message
@@ -157,13 +157,17 @@ class Conversation:
         """
         try:
             self._change(settings)
-        except InputError as error:  # its texts are about options of the command line
-            named = re.sub(r"--(\w+)", lambda m: m[1] if m[1] in self.settings else m[0], str(error))
-            raise InputError(named) from error
+        except InputError as error:
+            raise self._named(error) from error
+
+    def _named(self, error: InputError) -> InputError:
+        """The error with the names of settings, where its text has those of the command line's options."""
+        return InputError(re.sub(r"--(\w+)", lambda m: m[1] if m[1] in self.settings else m[0], str(error)))
 
     def _change(self, settings: dict[str, Any]) -> None:
         if unknown := settings.keys() - self.settings.keys():
-            raise InputError(f"there is no setting {min(unknown)!r}; there are {', '.join(self.settings)}")
+            hint = did_you_mean(min(unknown), self.settings) or f"; there are {', '.join(self.settings)}"
+            raise InputError(f"there is no setting {min(unknown)!r}{hint}")
         of_sampling = {field.name for field in fields(SamplingOptions)}
         sampling = {name: value for name, value in settings.items() if name in of_sampling}
         options = {name: value for name, value in settings.items() if name not in of_sampling}
@@ -259,11 +263,14 @@ class Conversation:
         room = min(self.options.max_new_tokens or context, context // 8)
         dropped = self.n_dropped
         while True:
-            ids = self.prompt_encoder.encode(
-                [*head, *self.messages[len(head) + dropped :]],
-                think=self.options.think,
-                template_kwargs=self.options.chat_template_kwargs,
-            )
+            try:
+                ids = self.prompt_encoder.encode(
+                    [*head, *self.messages[len(head) + dropped :]],
+                    think=self.options.think,
+                    template_kwargs=self.options.chat_template_kwargs,
+                )
+            except InputError as error:
+                raise self._named(error) from error
             left = context - len(ids)
             more = self._without_oldest_turn(len(head), dropped)
             if left >= room or (more is None and left > 0):

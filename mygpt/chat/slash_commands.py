@@ -88,9 +88,15 @@ def _set(session: Session, text: str) -> None:
     name, _, value = text.partition(" ")
     if not value.strip():
         raise InputError("write /set NAME VALUE; /set alone lists the settings")
-    session.conversation.change(**{name: _value(value)})
+    session.conversation.change(**{name: _texts(value) if name == "stop" else _value(value)})
     session.note(f"{name}: {_as_yaml(session.conversation.settings[name])}")
     return None
+
+
+def _texts(text: str) -> Any:
+    """The value of `/set stop`: a list, a quoted text, or the text as it is (YAML would take `###` for a comment)."""
+    text = text.strip()
+    return _value(text) if text[0] in "[\"'" or text == "null" else text
 
 
 def _value(text: str) -> Any:

@@ -14,13 +14,27 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from mygpt.errors import InputError, did_you_mean
 
+# What llama.cpp, Ollama, vLLM and transformers call an option.
+OTHER_NAMES = {
+    **dict.fromkeys(("n", "n_predict", "num_predict", "max_tokens", "max_length"), "max_new_tokens"),
+    **dict.fromkeys(("c", "ctx_size", "num_ctx", "max_model_len"), "context_length"),
+    **dict.fromkeys(("f", "file", "prompt_file", "input_file"), "prompts"),
+    **dict.fromkeys(("system", "system_prompt", "sys"), "sys_prompt"),
+    **dict.fromkeys(("repeat_penalty", "frequency_penalty"), "repetition_penalty"),
+    **dict.fromkeys(("tensor_parallel_size", "tp", "gpus"), "devices"),
+    **dict.fromkeys(("device",), "accelerator"),
+    **dict.fromkeys(("token", "hf_token"), "access_token"),
+    **dict.fromkeys(("reasoning", "thinking", "enable_thinking"), "think"),
+    **dict.fromkeys(("torch_dtype", "dtype"), "precision"),
+}
+MODEL_NAMES = ("m", "model", "checkpoint", "model_path", "repo", "hf_repo")
 BOOLEAN_WORDS = ("true", "false", "yes", "no", "on", "off")  # what YAML takes for one
 
 
@@ -135,8 +149,15 @@ class _Line:
             return close[0]
         if close:
             raise InputError(f"{given} can be {' or '.join(close)}: write it out")
-        hint = did_you_mean(name.lstrip("-"), long, "--") or f"; see '{self.prog} --help'"
-        raise InputError(f"{self.prog} has no option {given}{hint}")
+        raise InputError(f"{self.prog} has no option {given}{self._meant(name.lstrip('-'), long)}")
+
+    def _meant(self, name: str, long: Mapping[str, str]) -> str:
+        """The end of the message: what an unknown option is called here."""
+        if (other := OTHER_NAMES.get(name)) in long:
+            return f"; did you mean --{other}?"
+        if name in MODEL_NAMES and self.places:
+            return f"; the model has no name before it: {self.prog} MODEL"
+        return did_you_mean(name, long, "--") or f"; see '{self.prog} --help'"
 
     def _check_positionals(self) -> None:
         if len(self.positionals) > self.places + ("--prompt" in self.options):
@@ -145,12 +166,14 @@ class _Line:
             return
         second = len(self.positionals) > self.places
         if second and self.prompt:
-            raise InputError("the prompt is given twice, after the model and with --prompt: leave one out")
+            raise InputError(
+                f"the prompt is given twice, as {_start(self.positionals[-1])!r} and with --prompt: leave one out"
+            )
         first = self.positionals[0]
         if re.search(r"\s", first.strip()) and not self.prompt and not _exists(first):
-            start = first if len(first) <= 40 else f"{first[:40]}..."
             raise InputError(
-                f'{start!r} stands where the model should: write {self.prog} --prompt "...", or the model before it'
+                f"{_start(first)!r} stands where the model should: "
+                f'write {self.prog} --prompt "...", or the model before it'
             )
 
 
@@ -176,6 +199,10 @@ def _texts(name: str, value: str) -> list[str]:
     if wrong := [item for item in items if not isinstance(item, str)]:
         raise InputError(f"--{name} must be a text or a list of texts, it holds {json.dumps(wrong[0])}")
     return list(items)
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _exists(path: str) -> bool:

@@ -47,6 +47,12 @@ class Parser(ArgumentParser):
             raise InputError(f"--config: {self.prog} has no option {key[1]!r}{hint}") from ex
         raise InputError(f"{_explain(message)}; see '{self.prog} --help'") from ex
 
+    def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
+        """The options of a YAML file; dashes in their names are as good as underscores there too."""
+        content = re.sub(r"(?m)^\w+(?:-\w+)+(?=:\s)", lambda name: name[0].replace("-", "_"), content)
+        parsed: Namespace = super().parse_string(content, *arguments, **options)
+        return parsed
+
     def dump(self, cfg: Namespace, *arguments: Any, **options: Any) -> str:
         """The configuration as YAML (`--print_config`), without the token."""
         if cfg.get("access_token") is not None:
@@ -58,12 +64,14 @@ class Parser(ArgumentParser):
 def _explain(message: str) -> str:
     """jsonargparse's message in words without Python's terms; an unknown message stays as it is."""
     if config := re.match(r"(?:Unexpected config|Problems parsing config):\s*(.*)", message):
-        return f"--config must be a YAML file of options, such as 'temperature: 0' ({config[1]})"
+        return f"--config must be a YAML file of options, such as 'temperature: 0' ({config[1] or 'it is empty'})"
+    if missing := re.match(r"the following arguments are required: (.*)", message):
+        return f"{missing[1].upper()} must be given"
     if (wrong := re.match(r'Parser key "(\w+)": (.*)', message)) is None:
         return message
     name, why = wrong.groups()
     types = re.search(r"(?:Subtypes: \[|Expected a )(?:<class ')?([\w.]+)", why)
-    value = re.search(r".*(?:Got|Given) value: (.*)", why)
+    value = re.search(r".*(?:Got|Given) value:\s*(.*)", why)
     if types is None or value is None:
         return f"--{name}: {why}"
     given = "" if name == "access_token" else f", it is {value[1]!r}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mygpt.errors import InputError
+from mygpt.errors import InputError, did_you_mean
 from mygpt.options import ChatOptions, GenerateOptions, SamplingOptions, check_types
 
 if TYPE_CHECKING:
@@ -29,11 +29,15 @@ ROW_OPTIONS = (*_OF_ROW, *_OF_SAMPLING)
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, its row's `id`, and the options that its row sets in place of the command line's."""
+    """A prompt, its row's `id`, and the options that its row sets in place of the command line's.
+
+    `where` names the row in errors, as `FILE, line 3`; "" for a prompt of the command line.
+    """
 
     prompt: Prompt
     id: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
 
 
 def read_requests(prompt: str | None, file: Path | None) -> list[Request]:
@@ -48,8 +52,8 @@ def read_requests(prompt: str | None, file: Path | None) -> list[Request]:
         return _read_file(file)
     if prompt is None:
         prompt = _from_pipe()
-    elif prompt == "-":
-        prompt = _from_stdin()
+    elif prompt == "-" and not (prompt := _from_stdin()).strip():
+        raise InputError("standard input is empty: write the prompt to it, or give a text in place of -")
     return [Request(prompt)]
 
 
@@ -94,12 +98,14 @@ def _from_stdin() -> str:
 
 def _read_file(file: Path) -> list[Request]:
     try:
-        # Not splitlines(): it also splits at U+2028, which JSON texts may hold. "-sig": for Windows' editors.
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
+        # "-sig": for Windows' editors.
+        text = _from_stdin() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--prompts {file}: cannot be read ({reason})") from error
-    rows = [_read_row(line, f"{file}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    # Not splitlines(): it also splits at U+2028, which JSON texts may hold.
+    lines = enumerate(text.split("\n"), 1)
+    rows = [_read_row(line, f"{file}, line {n}") for n, line in lines if line.strip()]
     if not rows:
         raise InputError(f"--prompts {file}: the file holds no prompts")
     return rows
@@ -109,13 +115,13 @@ def _read_row(line: str, where: str) -> Request:
     try:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})") from error
+        raise InputError(f"{where}: not JSON ({error}); each line holds one object") from error
     row = row if isinstance(row, dict) else {}
     texts = [row.pop(key) for key, kind in _PROMPTS.items() if isinstance(row.get(key), kind)]
     if len(texts) != 1 or row.keys() & _PROMPTS.keys():
         raise InputError(f'{where}: must be {{"prompt": "..."}} or {{"messages": [...]}}')
     row_id, settings = row.pop("id", None), row.pop("settings", {})
-    return Request(texts[0], row_id, _row_options(row, settings, where))
+    return Request(texts[0], row_id, _row_options(row, settings, where), where)
 
 
 def _row_options(row: dict[str, Any], settings: Any, where: str) -> dict[str, Any]:
@@ -127,9 +133,9 @@ def _row_options(row: dict[str, Any], settings: Any, where: str) -> dict[str, An
     )  # a row is no conversation: these do nothing
     options = {name: value for name, value in settings.items() if name not in of_chat} | row
     if unknown := options.keys() - set(ROW_OPTIONS):
-        raise InputError(
-            f"{where}: there is no key {min(unknown)!r}; there are prompt, messages, id, {', '.join(ROW_OPTIONS)}"
-        )
+        known = ("prompt", "messages", "id", *ROW_OPTIONS)
+        hint = did_you_mean(min(unknown).replace("-", "_"), known) or f"; there are {', '.join(known)}"
+        raise InputError(f"{where}: there is no key {min(unknown)!r}{hint}")
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mygpt.commands._parser import Parser, given, make_parser, parse, take, with_strategy
+from mygpt.commands._torch import import_torch
 from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO
 from mygpt.hub.prefetch import prefetch
@@ -52,7 +53,8 @@ def run(arguments: Sequence[str]) -> None:
         read_transcript(repl.load)  # errors come before the model is loaded
 
     prefetch(parsed.get("checkpoint"), loading.revision)
-    from mygpt.chat.conversation import Conversation  # torch comes in here
+    import_torch()
+    from mygpt.chat.conversation import Conversation
     from mygpt.chat.models import ModelSwitch, describe
     from mygpt.chat.session import Session
     from mygpt.engine.engine import Engine
@@ -62,6 +64,7 @@ def run(arguments: Sequence[str]) -> None:
     models = ModelSwitch(name, loading, loaded)
     conversation = Conversation(Engine(loaded), options, sampling)
     del loaded  # the conversation alone holds the model, and may let go of it
+    conversation.prompt_encoder.template_variables(options.think, options.chat_template_kwargs or {})
     if repl.load is not None:
         conversation.load(repl.load)
         conversation.change(**{name: parsed[name] for name in named & conversation.settings.keys()})

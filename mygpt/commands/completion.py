@@ -11,8 +11,8 @@ from pkgutil import iter_modules
 from mygpt.commands._habits import BOOLEAN_WORDS, kinds, takes_value
 from mygpt.commands._help import metavar
 from mygpt.commands._parser import Parser, make_parser, parse
-from mygpt.errors import RunError
-from mygpt.options import check_choice, choices
+from mygpt.errors import InputError, RunError
+from mygpt.options import choices
 
 EXAMPLES = (
     """echo 'eval "$(mygpt completion bash)"' >> ~/.bashrc""",
@@ -34,7 +34,8 @@ def build_parser() -> Parser:
 def run(arguments: Sequence[str]) -> None:
     """Parse the options and print the script."""
     shell = parse(build_parser(), arguments).shell
-    check_choice("shell", shell)
+    if shell not in choices("shell"):
+        raise InputError(f"SHELL must be one of {', '.join(choices('shell'))}, it is {shell!r}")
     print(script(shell))
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from mygpt.checkpoint.progress import progress_bar
 from mygpt.commands._parser import Parser, make_parser, parse
+from mygpt.commands._torch import import_torch
 from mygpt.errors import InputError
-from mygpt.options import check_choice
+from mygpt.options import DTYPE_NAMES, PRECISION_ALIASES, check_choice
 from mygpt.quantize.schemes import quantizers
 
 EXAMPLES = (
@@ -46,19 +47,22 @@ def convert(
     Args:
         source: A local folder, a .gguf file, a Hub repository or a short name.
         target: The folder to make.
-        dtype: The type of the weights. By default each stays as it is, but with --quantize those that are not
-            quantized become bfloat16.
+        dtype: The type of the weights, also written fp32, fp16 or bf16. By default each stays as it is, but with
+            --quantize those that are not quantized become bfloat16.
         quantize: Store the linear layers in bitsandbytes' 4 or 8 bits, as transformers reads them too. By default
             they stay as they are.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.
         revision: Branch, tag or commit of the repository; by default its main branch.
     """
+    precision = PRECISION_ALIASES.get(str(dtype), str(dtype))
+    dtype = DTYPE_NAMES.get(precision, dtype)
     check_choice("dtype", dtype)
     check_choice("quantize", quantize)
     folder = Path(target).expanduser()
     if folder.exists():  # before anything is downloaded
         raise InputError(f"{folder} exists; name a new folder, or remove it")
 
+    import_torch()
     import torch
 
     from mygpt.checkpoint.convert import convert as convert_checkpoint

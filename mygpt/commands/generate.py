@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from mygpt.commands._output import print_json, print_statistics, print_text
 from mygpt.commands._parser import Parser, make_parser, parse, take, with_strategy
 from mygpt.commands._prompts import Request, read_requests
+from mygpt.commands._torch import import_torch
+from mygpt.errors import InputError
 from mygpt.hub.prefetch import prefetch
 from mygpt.options import (
     COMMAND_STRATEGIES,
@@ -75,7 +77,8 @@ def run(arguments: Sequence[str], command: str = "generate") -> None:
     requests = None if may_be_worker() else read_requests(parsed.prompt, options.prompts)
 
     prefetch(parsed.get("checkpoint"), loading.revision)
-    from mygpt.llm import LLM  # torch comes in here
+    import_torch()
+    from mygpt.llm import LLM
 
     llm = LLM.load(parsed.get("checkpoint"), **vars(loading))
     if requests is None:  # SLURM started this process, but it has a model of its own
@@ -90,7 +93,7 @@ def generate(
     from mygpt.engine.engine import pick_seed  # torch came with the model
 
     first_seed, drafter = pick_seed(options.seed), llm.engine.drafter(options.speculate)
-    asked = [_asked(llm, request, options, sampling, first_seed) for request in requests]
+    asked = [_checked(llm, request, options, sampling, first_seed) for request in requests]
     batches = []  # made before the first answer, so that a prompt that does not fit costs no work
     for start in range(0, len(asked), options.batch_size):
         samples = [
@@ -127,6 +130,18 @@ class _Asked:
     max_new_tokens: int
     seed: int
     stop: list[str]
+
+
+def _checked(
+    llm: LLM, request: Request, options: GenerateOptions, sampling: SamplingOptions, seed: int
+) -> _Asked:
+    """The same as `_asked`, for a prompt that the model can take; an error names the row."""
+    try:
+        asked = _asked(llm, request, options, sampling, seed)
+        llm.engine.check_prompt(asked.ids)
+    except InputError as error:
+        raise InputError(f"{request.where}: {error}" if request.where else str(error)) from error
+    return asked
 
 
 def _asked(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mygpt.commands._parser import Parser, make_parser, parse, take, with_strategy
+from mygpt.commands._torch import import_torch
 from mygpt.errors import InputError
 from mygpt.options import COMMAND_STRATEGIES, LoadOptions, PlanOptions
 
@@ -56,7 +57,8 @@ def run(arguments: Sequence[str]) -> None:
 
     path = find_config(parsed.get("checkpoint"), access_token=loading.access_token, revision=loading.revision)
 
-    from mygpt.loading.build import limit_context  # torch comes in here
+    import_torch()
+    from mygpt.loading.build import limit_context
     from mygpt.loading.memory_check import remedies
     from mygpt.loading.plan import make_plan, read_architecture
 

@@ -79,10 +79,8 @@ class Engine:
         stops = _stops_of_each(stop, count)
         if limits and min(limits) < 1:
             raise InputError(f"--max_new_tokens must be 1 or above, it is {min(limits)}")
-        for prompt in prompts:
-            self.check_ids(prompt)  # a tokenizer may be another model's
         sequences = [
-            Sequence(prompt, min(limit, self._room(prompt)), seed, own, self.loaded.stop_ids)
+            Sequence(prompt, min(limit, self.check_prompt(prompt)), seed, own, self.loaded.stop_ids)
             for prompt, limit, seed, own in zip(prompts, limits, seeds, settings, strict=True)
         ]
         prompt_encoder = self.loaded.prompt_encoder
@@ -108,8 +106,13 @@ class Engine:
                 f"token id {bad[0]} is outside of the model's vocabulary of {self.config.vocab_size} ids"
             )
 
-    def _room(self, prompt: list[int]) -> int:
-        """Tokens that the context leaves for the answer."""
+    def check_prompt(self, prompt: list[int]) -> int:
+        """Tokens that the context leaves for the answer.
+
+        Raises:
+            InputError: the prompt is empty, too long or of other ids than the model's.
+        """
+        self.check_ids(prompt)  # a tokenizer may be another model's
         context = self.config.context_length
         if not prompt:
             raise InputError("the prompt is empty; give at least one token")

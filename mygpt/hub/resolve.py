@@ -12,9 +12,13 @@ from mygpt.hub.default_model import REPO, fetch_default, use_default
 from mygpt.hub.errors import HubUnreachableError, explain, hub_url
 from mygpt.hub.files import CONFIG, missing_files, needed_files
 from mygpt.hub.resume import resume_file
-from mygpt.hub.short_names import repo_of
+from mygpt.hub.short_names import repo_of, suggestion
 
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
+
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
+)  # of a page of the Hub
 
 # Gets a folder that holds all files but the weights; raises InputError if mygpt could not run the weights.
 Check = Callable[[Path], None]
@@ -204,7 +208,11 @@ def _repo_id(name: str) -> str:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise InputError(f"{name!r} is neither a local path nor a Hub repository (owner/name)") from None
+        address = _ADDRESS.match(name)
+        hint = f"; did you mean {address[1]}?" if address else suggestion(name)
+        raise InputError(
+            f"{name!r} is neither a local path nor a Hub repository (owner/name){hint}"
+        ) from None
     return name
 
 

@@ -99,6 +99,8 @@ def suggestion(name: str) -> str:
 
     examples = [example for family in FAMILIES.values() for example in family.examples]
     repos = {*_REPOS.values(), *examples}
+    if name in repos:  # known, but not to this Hub, or not without a token
+        return ""
     if "/" in name:
         return did_you_mean(name, repos)
     by_end = {repo.split("/")[1]: repo for repo in repos}

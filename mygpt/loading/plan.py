@@ -145,6 +145,8 @@ def planned_devices(options: LoadOptions, *, foreign: bool) -> list[torch.device
     kind = options.accelerator
     if kind == "auto":
         kind = "cuda" if foreign else pick_devices("auto", 1)[0].type
+    if kind == "gpu":
+        kind = "mps" if torch.backends.mps.is_available() else "cuda"
     count = int(text) if text != "auto" else torch.cuda.device_count() if kind == "cuda" else 1
     if count <= 1 and kind != "cuda":
         return [torch.device(kind)]

@@ -11,6 +11,8 @@ from mygpt.errors import InputError, did_you_mean
 from mygpt.quantize.schemes import quantizers
 from mygpt.text.prompt_styles import STYLE_NAMES
 
+# The type of the weights in each precision, as torch names it.
+DTYPE_NAMES = {"32-true": "float32", "16-true": "float16", "bf16-true": "bfloat16"}
 # The commands that run models, and the strategy of each for several devices.
 COMMAND_STRATEGIES = {
     "generate": "auto",
@@ -21,8 +23,8 @@ COMMAND_STRATEGIES = {
 # Options that have one of a few values. `choices` adds those of `--quantize`.
 CHOICES = {
     "precision": ("32-true", "16-true", "bf16-true"),
-    "dtype": ("float32", "float16", "bfloat16"),
-    "accelerator": ("auto", "cpu", "cuda", "mps"),
+    "dtype": tuple(DTYPE_NAMES.values()),
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "strategy": ("auto", "sequential", "tensor", "fsdp"),
     "speculate": ("ngram",),
     "on_overflow": ("drop", "error"),

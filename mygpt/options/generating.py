@@ -15,7 +15,8 @@ class GenerateOptions:
     """What to generate from, and how to show it.
 
     Args:
-        prompts: A JSON Lines file of prompts: each row {"prompt": ...} or {"messages": [...]}.
+        prompts: A JSON Lines file of prompts, - for standard input. Each row is {"prompt": ...} or {"messages": [...]};
+            it may have an id, which --json gives back, and options of its own, such as temperature or max_new_tokens.
         sys_prompt: The system message.
         raw_prompt: Take the prompt as it is, without the chat template.
         think: Let a model that can reason do so before it answers, or not; by default as its chat template has it.

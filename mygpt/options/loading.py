@@ -22,10 +22,11 @@ class LoadOptions:
 
     Args:
         precision: The type of the model's numbers, also written fp32, fp16 or bf16. By default the one that the device
-            computes well with; on a CPU, 32-true for models of less than 1 GB in that type.
+            computes well with: on a CPU 32-true, except where it multiplies bfloat16 in hardware and the model takes
+            1 GB or more in 32-true.
         quantize: Store the linear layers in 4 bits (nf4, fp4; -dq packs them tighter) or 8 (int8) with bitsandbytes,
             while they are loaded. By default they stay as they are.
-        accelerator: The kind of device. auto takes the GPU if there is one.
+        accelerator: The kind of device. auto takes the GPU if there is one; gpu is cuda or mps.
         devices: How many devices to use, auto for all, or a list such as cuda:0,cuda:1,cpu; on a CPU, the number
             of processes or parts.
         num_nodes: How many machines to use, each with the same number of devices; start with torchrun or SLURM.
@@ -36,7 +37,7 @@ class LoadOptions:
         compile: Compile the model with torch.compile. It starts more slowly and runs faster on GPUs; on CPUs with
             mygpt's own kernels it runs more slowly.
         draft: A smaller model with the same vocabulary, on the first device. It guesses tokens, and the model checks
-            several at once; greedy answers and the distribution of samples stay the same.
+            several at once; in float32 greedy answers stay the same, and so does the distribution of samples.
         prompt_style: How a conversation is written: template (the repository's own), raw (not at all) or a known style.
             By default what the repository's files show.
         access_token: Hugging Face token for gated repositories; by default $HF_TOKEN or the saved login.

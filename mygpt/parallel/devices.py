@@ -15,7 +15,7 @@ from mygpt.errors import InputError
 
 
 def pick_device(accelerator: str) -> torch.device:
-    """The device of `--accelerator`: `auto` takes the GPU where there is one.
+    """The device of `--accelerator`: `auto` takes the GPU where there is one; `gpu` is Lightning's word for any.
 
     Raises:
         InputError: this machine has no such accelerator.
@@ -23,11 +23,13 @@ def pick_device(accelerator: str) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if accelerator == "auto":
         return torch.device(next(name for name, present in available.items() if present))
-    if not available[accelerator]:
+    gpu = next((name for name in ("cuda", "mps") if available[name]), "cuda")
+    kind = gpu if accelerator == "gpu" else accelerator
+    if not available[kind]:
         raise InputError(
             f"--accelerator {accelerator}: this machine, or this build of torch, has none; try cpu"
         )
-    return torch.device(accelerator)
+    return torch.device(kind)
 
 
 def pick_devices(accelerator: str, devices: int | str) -> list[torch.device]:
@@ -44,7 +46,7 @@ def pick_devices(accelerator: str, devices: int | str) -> list[torch.device]:
     available = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
     count = (available or 1) if devices == "auto" else int(devices)
     if available is not None and count > available:
-        raise InputError(f"--devices {count}: this machine has {available} of {kind}; ask for fewer")
+        raise InputError(f"--devices {count}: this machine has only {available} of {kind}; ask for fewer")
     if kind == "cuda":
         return [torch.device(kind, index) for index in range(count)]
     return [torch.device(kind)] * count
@@ -58,7 +60,8 @@ def _device(name: str) -> torch.device:
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     count = counts.get(device.type, 0)
     if (device.index or 0) >= count:
-        raise InputError(f"--devices: there is no {name} here, this machine has {count} of {device.type}")
+        has = f"only {count} of {device.type}" if count else f"no {device.type} device"
+        raise InputError(f"--devices: there is no {name} here, this machine has {has}")
     return device
 
 

@@ -54,7 +54,7 @@ class ChatTemplate:
             raise
         except Exception as error:  # any error that an expression can raise
             message = f"the chat template failed on these messages: {_one_line(error)}"
-            raise InputError(f"{message}; check them, or use --raw_prompt true") from error
+            raise InputError(f"{message}; check them, or choose another --prompt_style") from error
 
 
 def _variables(source: str) -> set[str]:

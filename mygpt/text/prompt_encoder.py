@@ -90,7 +90,7 @@ class PromptEncoder:
             ids = self.tokenizer.encode_prompt(str(prompt))
         else:
             messages = _messages(prompt, sys_prompt)
-            variables = self._template_variables(think, template_kwargs or {})
+            variables = self.template_variables(think, template_kwargs or {})
             text = self._template.render(messages, special_tokens=self.tokenizer.special_tokens, **variables)
             encode = self.tokenizer.encode_prompt if self.style.adds_special_tokens else self.tokenizer.encode
             ids = encode(text)
@@ -104,7 +104,12 @@ class PromptEncoder:
         assert self.style is not None
         return ChatTemplate(self.style.template)
 
-    def _template_variables(self, think: bool | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    def template_variables(self, think: bool | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables that `think` and `template_kwargs` of `encode` set.
+
+        Raises:
+            InputError: the template has no such variable.
+        """
         known = self._template.variables - {
             "messages",
             "add_generation_prompt",
@@ -120,7 +125,7 @@ class PromptEncoder:
         if switch := next((name for name in THINKING_SWITCHES if name in known), None):
             return {**given, switch: think}
         effort = """, but reasoning_effort: --chat_template_kwargs '{"reasoning_effort": "low"}' sets it"""
-        remedy = effort if "reasoning_effort" in known else "; leave the option out"
+        remedy = effort if "reasoning_effort" in known else "; leave it out, or set it to null"
         raise InputError(f"--think: the model's chat template has no switch for it{remedy}")
 
     def _check_raw(self, prompt: str | Sequence[Message], sys_prompt: str | None, raw: bool) -> None:

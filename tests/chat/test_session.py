@@ -166,10 +166,10 @@ def test_set(repl: Repl, text: str, name: str, value: Any) -> None:
         ("/set temperature nan", "temperature must be 0 or above, it is nan"),
         ("/set temperature true", "temperature must be a number, it is True"),
         ("/set top_k 1.5", "top_k must be a whole number, it is 1.5"),
-        ("/set stop #", "stop must be a list of texts"),
+        ("/set stop null", "stop must be a list of texts"),
         ("/set stop [", "the value is not YAML: ["),
         ("/set on_overflow panic", "on_overflow must be one of drop, error"),
-        ("/set temprature 1", "there is no setting 'temprature'; there are think, "),
+        ("/set foo 1", "there is no setting 'foo'; there are think, "),
         ("/set temperature", "write /set NAME VALUE"),
         ("/undo 3", "/undo takes nothing after it, there is '3'"),
         ("/undo", "there is no turn to take back"),
@@ -758,6 +758,37 @@ def test_a_template_that_raises(run: Run, tmp_path: Path) -> None:
     assert code == 2
     assert len(re.findall(STATISTICS, err)) == 2
     assert "error: the chat template refuses these messages: no such talk\n" in err
+
+
+def test_a_text_to_stop_at_needs_no_quotes(run: Run, folder: Path) -> None:
+    """As after `--stop`. YAML would take `###` for a comment, and `User:` for a mapping."""
+    script = '/set stop ###\n/set stop User:\n/set stop ["a", \'b\']\n/set stop "c d"\n/set stop []\n'
+    code, _, err = run(folder, script)
+    assert code == 0
+    assert err.splitlines()[1:] == [
+        "stop: ['###']", "stop: ['User:']", "stop: [a, b]", "stop: [c d]", "stop: []"
+    ]  # fmt: skip
+
+
+def test_a_setting_that_the_model_cannot_take(run: Run, folder: Path) -> None:
+    """The error has the setting's name, and says how to go on; as an option it is told at the start."""
+    code, _, err = run(folder, "/set think false\nHi\n/set think null\nHi\n")
+    assert code == 2
+    assert (
+        "error: think: the model's chat template has no switch for it; leave it out, or set it to null\n"
+        in err
+    )
+    assert len(re.findall(STATISTICS, err)) == 1
+    code, _, err = run(folder, "Hi\n", "--think", "false")
+    assert code == 2
+    assert err.startswith("error: --think: the model's chat template has no switch")
+
+
+def test_a_mistyped_setting(run: Run, folder: Path) -> None:
+    assert (
+        "there is no setting 'temprature'; did you mean temperature?\n"
+        in run(folder, "/set temprature 1\n")[2]
+    )
 
 
 def test_a_model_without_a_template_says_so(run: Run, tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ def load(folder: Path, **options: Any) -> LLM:
     return LLM.load(str(folder), accelerator="cpu", **options)
 
 
-def test_casts(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["convert", str(llama), str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
+@pytest.mark.parametrize("dtype", ["bfloat16", "bf16", "bf16-true"])
+def test_casts(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str) -> None:
+    """The type has the names of `--precision` too."""
+    assert main(["convert", str(llama), str(tmp_path / "out"), "--dtype", dtype]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
     written = dict(open_checkpoint(tmp_path / "out").tensors())
     for name, tensor in open_checkpoint(llama).tensors():

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shlex
 import shutil
 import socket
@@ -105,6 +106,9 @@ def generate(model: Path | str, options: str = "") -> list[str]:
         ("nowhere.gguf", "nowhere.gguf"),
         ("owner/missing", "owner/missing is not complete on this machine"),
         ("a/b/c", "'a/b/c' is neither a local path nor a Hub repository"),
+        ("https://huggingface.co/a/b.c-d/tree/main", "(owner/name); did you mean a/b.c-d?\n"),
+        ("hf.co/a/b", "(owner/name); did you mean a/b?\n"),
+        ("llama3:8b", "(owner/name); did you mean llama-3.1-8b?\n"),
         ("", "neither a local path nor a Hub repository"),
         ("x" * 5000, "neither a local path nor a Hub repository"),
     ],
@@ -466,12 +470,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--seed 1.5": ("--seed must be a whole number, it is '1.5'",),
     f"--seed {2**63}": ("--seed must be between 0 and",),
     "--precision 8-bit": ("--precision must be one of 32-true, 16-true, bf16-true", "'8-bit'"),
-    "--accelerator tpu": ("--accelerator must be one of auto, cpu, cuda, mps", "'tpu'"),
+    "--accelerator tpu": ("--accelerator must be one of auto, cpu, gpu, cuda, mps", "'tpu'"),
     f"--accelerator {NO_GPU}": (f"--accelerator {NO_GPU}: this machine", "try cpu"),
     "--quantize foo": ("--quantize must be one of bnb.nf4", "'foo'"),
     "--devices 0": ("--devices must be a number above 0", "'0'"),
     "--devices foo": ("'foo' is no device",),
-    "--devices cuda:99": ("--devices: there is no cuda:99 here",),
+    "--devices cuda:99": ("--devices: there is no cuda:99 here, this machine has",),
     "--num_nodes 0": ("--num_nodes must be 1 or above",),
     "--strategy spiral": ("--strategy must be one of", "'spiral'"),
     "--cpu_offload true": ("--cpu_offload goes with --strategy fsdp",),
@@ -508,8 +512,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--prom x": ("--prom can be --prompt or --prompts or --prompt_style: write it out",),
     "--quantize nf4": ("it is 'nf4'; did you mean bnb.nf4?\n",),
     "--strategy sequental": ("did you mean sequential?",),
-    "--accelerator gpu": ("--accelerator must be one of auto, cpu, cuda, mps, it is 'gpu'\n",),
-    "another": ("the prompt is given twice",),
+    "another": ("the prompt is given twice, as 'another' and with --prompt",),
+    "--json maybe": ("the prompt is given twice, as 'maybe' and with --prompt",),
+    "--top_p=": ("--top_p must be a number, it is ''; see",),
+    "-n 5": ("no option -n; did you mean --max_new_tokens?\n",),
+    "--max-tokens 5": ("did you mean --max_new_tokens?\n",),
+    "--ctx-size 5": ("did you mean --context_length?\n",),
+    "--dtype bf16": ("did you mean --precision?\n",),
+    "--model x": ("no option --model; the model has no name before it: mygpt generate MODEL\n",),
     "another surplus": ("there is no place for 'surplus'",),
     "--prompt -x": ("--prompt needs a value; one that begins with a dash is written --prompt=VALUE",),
     "--prompt --max-new-tokens": ("--prompt needs a value",),
@@ -537,24 +547,37 @@ def test_a_prompt_that_is_too_long_among_others(
     rows.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("a", "b", "x" * 200)))
     refused(
         ["generate", str(models / "llama"), "--prompts", str(rows), "--batch_size", "1"],
-        "does not fit the model's context of 128 tokens",
+        "rows.jsonl, line 3: the prompt of 221 tokens does not fit the model's context of 128 tokens",
     )
 
 
 ROWS: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "empty": (b"", ("holds no prompts",)),
     "blank lines": (b"\n \n", ("holds no prompts",)),
-    "not JSON": (b'{"prompt": "a"}\nplain text\n', ("line 2: not JSON",)),
+    "not JSON": (b'{"prompt": "a"}\nplain text\n', ("line 2: not JSON", "each line holds one object")),
+    "a list of rows": (b'[\n{"prompt": "a"}\n]\n', ("line 1: not JSON", "each line holds one object")),
     "not UTF-8": (b'{"prompt": "\xe9"}\n', ("cannot be read",)),
     "not an object": (b'["a"]\n', ("line 1", '{"prompt": "..."}')),
     "too deep": (b"[" * 10**5, ("line 1: not JSON",)),
     "other keys": (b'{"text": "a"}\n', ("line 1", '{"prompt": "..."}')),
-    "unknown keys": (b'{"prompt": "a", "temprature": 1}\n', ("line 1", "no key 'temprature'")),
+    "unknown keys": (
+        b'{"prompt": "a", "temprature": 1}\n',
+        ("line 1", "'temprature'; did you mean temperature?\n"),
+    ),
+    "keys with dashes": (b'{"prompt": "a", "top-k": 1}\n', ("'top-k'; did you mean top_k?\n",)),
+    "keys like no other": (
+        b'{"prompt": "a", "foo": 1}\n',
+        ("no key 'foo'; there are prompt, messages, id,",),
+    ),
+    "an option that the model has not": (
+        b'{"prompt": "a", "think": true}\n',
+        ("line 1: --think:", "no switch"),
+    ),
     "prompt a number": (b'{"prompt": 5}\n', ("line 1", '{"prompt": "..."}')),
     "both": (b'{"prompt": "a", "messages": []}\n', ("line 1", '{"messages": [...]}')),
     "messages a text": (b'{"messages": "a"}\n', ("line 1", '{"messages": [...]}')),
-    "messages empty": (b'{"messages": []}\n', ("non-empty list of messages",)),
-    "message without a role": (b'{"messages": [{"content": "a"}]}\n', ("message 1 is malformed",)),
+    "messages empty": (b'{"messages": []}\n', ("line 1:", "non-empty list of messages")),
+    "message without a role": (b'{"messages": [{"content": "a"}]}\n', ("line 1: message 1 is malformed",)),
     "message a text": (b'{"messages": ["a"]}\n', ("message 1 is malformed",)),
 }
 
@@ -579,7 +602,7 @@ YAMLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "stop numbers": ("stop: [1]", ("--stop must be",)),
     "not YAML": ("a: [1\nb: }", ("--config must be a YAML file",)),
     "a number": ("42", ("--config must be a YAML file", "42")),
-    "empty": ("", ("--config must be a YAML file",)),
+    "empty": ("", ("--config must be a YAML file", "(it is empty)")),
     "wrong type": ("temperature: hot", ("--temperature must be a number, it is 'hot'",)),
     "out of range": ("top_p: 7", ("--top_p must be",)),
     "a number as the prompt": ("prompt: 123", ("--prompt must be a text", "quotes")),
@@ -610,7 +633,9 @@ def test_config_files(
         (["chat", "--on_overflow", "panic"], "--on_overflow must be one of drop, error"),
         (["chat", "--max_new_tokens", "0"], "--max_new_tokens must be 1 or above"),
         (["chat", "./nowhere"], "no such folder or file: './nowhere'"),
-        (["download"], "repo"),
+        (["download"], "REPO must be given; see 'mygpt download --help'"),
+        (["rm"], "NAMES must be given; see"),
+        (["convert", "a", "b", "--dtype", "int8"], "--dtype must be one of float32, float16, bfloat16"),
         (["download", "list", "--revision", "main"], "download list takes no options"),
         (["download", "a/b", "c/d"], "there is no place for 'c/d'; see 'mygpt download --help'"),
         (["download", "a/b/c"], "neither a local path nor a Hub repository"),
@@ -621,8 +646,8 @@ def test_config_files(
         (["generate", "What is a cat?", "owner/missing"], "'What is a cat?' stands where the model should"),
         (["generate", "a b", "--prompt", "c"], "'a b' is neither a local path nor"),
         (["plan", "--device_memory", "24X"], "--device_memory must be a size such as 40GB or 24GiB"),
-        (["completion"], "shell"),
-        (["completion", "tcsh"], "--shell must be one of bash, zsh, fish"),
+        (["completion"], "SHELL must be given"),
+        (["completion", "tcsh"], "error: SHELL must be one of bash, zsh, fish, it is 'tcsh'"),
     ],
     ids=str,
 )
@@ -656,6 +681,30 @@ def test_the_real_process(model: Path, tmp_path: Path) -> None:
     assert done.stdout == "code 2\n"
     assert done.stderr.startswith(f"error: {model / WEIGHTS} is truncated or corrupt")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no sh")
+@pytest.mark.parametrize(
+    ("command", "closed", "code", "out", "err"),
+    [
+        ("generate --prompt Hi", "2>&-", 0, r".+\n", ""),
+        ("generate --prompt Hi", ">&-", 0, "", r"cpu .+"),
+        ("generate --prompt Hi", "<&- >&- 2>&-", 0, "", ""),
+        ("generate --prompt -", "<&-", 2, "", r"error: standard input is empty: write the prompt .+\n"),
+        ("generate --prompts -", "<&-", 2, "", r"error: --prompts -: the file holds no prompts\n"),
+        ("chat", "<&-", 0, "", r".* /help lists the commands\n"),
+        ("rm kernels", "<&-", 2, "", r"error: rm would ask .+\n|error: there is no 'kernels' .+\n"),
+    ],
+)
+def test_closed_streams(models: Path, command: str, closed: str, code: int, out: str, err: str) -> None:
+    """Python has None for them; as where they are /dev/null."""
+    name, *options = command.split()
+    model = [] if name == "rm" else [str(models / "llama"), "--max_new_tokens", "2"]
+    line = f"{shlex.join([sys.executable, '-m', 'mygpt', name, *model, *options])} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == code, done.stderr
+    assert re.fullmatch(out, done.stdout, re.DOTALL)
+    assert re.fullmatch(err, done.stderr, re.DOTALL)
 
 
 def test_standard_input_that_is_no_text(models: Path) -> None:

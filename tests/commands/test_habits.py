@@ -9,7 +9,7 @@ import yaml
 
 from mygpt import __version__
 from mygpt.__main__ import main
-from mygpt.commands._habits import canonical
+from mygpt.commands._habits import OTHER_NAMES, canonical
 from mygpt.commands.generate import build_parser
 from mygpt.options import ChatOptions, GenerateOptions, LoadOptions, PlanOptions
 
@@ -110,6 +110,22 @@ def test_the_later_of_file_and_option_wins(understood: Understood, tmp_path: Pat
     assert understood("generate", *config, "--stop", "A", "--stop", "B")["stop"] == ["A", "B"]
     assert understood("generate", "--stop", "A", *config)["stop"] == "#"
     assert understood("generate", *config, "--json", "false")["json"] is False
+
+
+def test_dashes_in_a_file(understood: Understood, tmp_path: Path) -> None:
+    """In the names of options, not in their values."""
+    file = tmp_path / "options.yaml"
+    file.write_text("max-new-tokens: 5\nsys-prompt: |\n  top-k: 1\nprompt: a-b\n")
+    expected = {"max_new_tokens": 5, "sys_prompt": "top-k: 1\n", "prompt": "a-b", "top_k": None}
+    options = understood("generate", "--config", str(file))
+    assert {name: options[name] for name in expected} == expected
+
+
+def test_the_names_of_other_programs_are_none_of_ours() -> None:
+    """What they stand for is an option, or they would suggest what there is not."""
+    ours = {action.dest for action in build_parser()._actions}
+    assert set(OTHER_NAMES.values()) <= ours
+    assert ours.isdisjoint(OTHER_NAMES)
 
 
 def test_one_stop_text_is_a_list_of_one() -> None:

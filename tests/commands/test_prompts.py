@@ -103,6 +103,19 @@ def test_a_pipe_that_is_asked_for_is_waited_for(
     assert read_requests("-", None) == [Request("late")]
 
 
+@pytest.mark.parametrize("empty", ["", "\n"])
+def test_a_pipe_that_is_asked_for_and_empty(stdin: Callable[[int], None], empty: str) -> None:
+    """As `git diff | mygpt generate -p - --sys_prompt "Explain"` where nothing has changed."""
+    stdin(pipe_of(empty))
+    with pytest.raises(InputError, match="standard input is empty"):
+        read_requests("-", None)
+
+
+def test_rows_from_a_pipe(stdin: Callable[[int], None]) -> None:
+    stdin(pipe_of('{"prompt": "a"}\n{"prompt": "b", "id": 2}\n'))
+    assert read_requests(None, Path("-")) == [Request("a"), Request("b", 2)]
+
+
 def test_two_ways_to_ask() -> None:
     with pytest.raises(InputError, match="give one of them"):
         read_requests("a", Path("rows.jsonl"))

@@ -103,3 +103,8 @@ def test_suggestions(fake: FakeHub, name: str, expected: str) -> None:
 
 def test_no_suggestion_for_a_name_like_none() -> None:
     assert suggestion("xyz") == suggestion("owner/xyz") == ""
+
+
+def test_a_known_name_is_not_suggested_for_itself() -> None:
+    """As where a mirror lacks it, or a wrong token hides it."""
+    assert suggestion(QWEN) == ""

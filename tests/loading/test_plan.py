@@ -17,16 +17,17 @@ from mygpt.checkpoint.fill import fill, translated
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.engine.prefill import prefill
 from mygpt.engine.sampling import sample
+from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.loading import room
 from mygpt.loading.build import build, empty_model
-from mygpt.loading.plan import make_plan
+from mygpt.loading.plan import make_plan, planned_devices
 from mygpt.loading.workspace import Workload, logits_bytes, workspace_bytes
 from mygpt.model.gpt import GPT
 from mygpt.model.kv_cache import GROWTH
 from mygpt.options import LoadOptions, Sampling
 from mygpt.parallel import placement
-from mygpt.parallel.devices import DTYPES, mover
+from mygpt.parallel.devices import DTYPES, mover, pick_device
 from mygpt.parallel.placement import Placement, choose_placement
 from mygpt.parallel.sequential import SequentialGPT
 from mygpt.parallel.tensor import ModelShard
@@ -505,6 +506,23 @@ def test_auto_takes_no_more_devices_than_layers(monkeypatch: pytest.MonkeyPatch)
     )
     options = LoadOptions(devices="auto", strategy="sequential")
     assert choose_placement(config, options).names == ("cuda:0", "cuda:1")
+
+
+@pytest.mark.parametrize("present", ["cuda", "mps"])
+def test_gpu_is_whichever_there_is(monkeypatch: pytest.MonkeyPatch, present: str) -> None:
+    """`--accelerator gpu` is litgpt's and Lightning's word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: present == "mps")
+    assert pick_device("gpu").type == present
+    (device,) = planned_devices(LoadOptions(accelerator="gpu"), foreign=False)
+    assert device.type == present
+
+
+def test_no_gpu_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--accelerator gpu: this machine, or this build of torch, has none"):
+        pick_device("gpu")
 
 
 def test_a_mixed_list_fills_the_gpu_first(run: Run) -> None:
