@@ -54,7 +54,7 @@ RANDOM: dict[str, dict[str, Any]] = {
     },
     "tiny": LLAMA
     | {
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 3,  # placement.py's parts
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_attention_heads": 4,
