@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from mygpt import kernels
 from mygpt.errors import InputError
-from mygpt.parallel.rank_env import RANK_VARIABLES, TASK_VARIABLE, become_worker
+from mygpt.parallel.rank_env import RANK_VARIABLES, TASK_VARIABLE, become_worker, first_on_machine
 from mygpt.parallel.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _MESSAGE_TIMEOUT = timedelta(days=365)  # workers wait for a user's next message
 _CONNECT_TIMEOUT = timedelta(hours=2)  # ranks wait for one that may be downloading
+TELL_AFTER_S = 5.0  # of waiting for other machines
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def launch(
     supervisor = Supervisor(first_rank, children)
     atexit.register(supervisor.stop)
     supervisor.start()
-    with _own_children(task), supervisor.interruptible_start():
+    with _own_children(task), supervisor.interruptible_start(), _telling_of_waiting(num_nodes):
         fabric.launch()
     os.environ["RANK"] = str(fabric.global_rank)  # for error messages
     if fabric.global_rank > 0:
@@ -158,6 +160,29 @@ def _own_children(task: Mapping[str, Any] | None) -> Iterator[None]:
         os.environ.pop(TASK_VARIABLE, None)
         for name, value in before.items():
             setattr(subprocess_script, name, value)
+
+
+@contextmanager
+def _telling_of_waiting(num_nodes: int) -> Iterator[None]:
+    """Say, once on each machine, what is waited for where not all have joined after a while."""
+    timer = threading.Timer(TELL_AFTER_S, _tell_of_waiting, (num_nodes,))
+    timer.daemon = True
+    if num_nodes > 1 and first_on_machine():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _tell_of_waiting(num_nodes: int) -> None:
+    where = ":".join(filter(None, map(os.environ.get, ("MASTER_ADDR", "MASTER_PORT"))))
+    print(
+        f"waiting until all machines of --num_nodes {num_nodes} have joined at {where}: start the command on each, "
+        "with torchrun, SLURM, or MASTER_ADDR, MASTER_PORT and NODE_RANK",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _worker_command() -> list[str]:

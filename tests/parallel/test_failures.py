@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.models import write_model
 from tests.parallel.conftest import Start, free_port, group, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -107,6 +109,29 @@ if os.environ.get("LOCAL_RANK") == "2":
     assert process.returncode == 2
     assert error.startswith("error: rank 2: ") and "the weights do not fit config.json" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_node_that_waits_says_so(tmp_path: Path, node: int) -> None:
+    """The other one is missing; without a word, the command would look dead for two hours."""
+    port = free_port()
+    model = write_model(tmp_path / "llama")
+    soon = "from mygpt.parallel import launch; launch.TELL_AFTER_S = 0.2"
+    script = f"import sys; {soon}; from mygpt.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    options = ["--num_nodes", "2", "--devices", "1", "--accelerator", "cpu", "--prompt", "Hi"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "generate_tp", str(model), *options],
+        env=os.environ | {"NODE_RANK": str(node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        expected = f"waiting until all machines of --num_nodes 2 have joined at 127.0.0.1:{port}: start the command"
+        assert process.stderr.readline().startswith(expected)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.full
