@@ -26,7 +26,7 @@ FIRST_MINUTE = {
     PROMPTS[0]: "Paris",
     "What color is the sky?": "blue",
     "How many days are in a week?": "7",
-    "What do bees make?": "honey",
+    "What is 2 + 2?": "4",
     "What is the largest ocean?": "Pacific",
 }
 
