@@ -177,8 +177,8 @@ class Conversation:
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are chosen: as was asked for, else as the model's authors recommend."""
-        return self._sampling.over(self.engine.loaded.generation.sampling)
+        """How tokens are chosen: as was asked for, else as the model's authors recommend (if there is a model now)."""
+        return self._sampling.over(self._engine.loaded.generation.sampling if self._engine else Sampling())
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -152,8 +152,8 @@ def test_a_commands_output_stays_clean(folder: Path, tmp_path: Path) -> None:
     assert "loading " in shown and "\x1b[2K" in shown
     piped = run(generate, subprocess.PIPE)
     assert piped.stdout == text and b"\x1b" not in text
-    statistics, rich, _ = piped.stderr.decode().split("\n")
-    assert "tokens/s" in statistics and rich == "False"
+    statistics, note, rich, _ = piped.stderr.decode().split("\n")
+    assert "tokens/s" in statistics and "was cut" in note and rich == "False"
 
     text, shown = on_a_terminal(["convert", str(folder), str(tmp_path / "copy")])
     assert "writing copy" in shown

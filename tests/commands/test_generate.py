@@ -280,9 +280,7 @@ def test_raw_prompts_go_through_no_template(run_json: RunJson, folders: dict[str
     assert raw["token_ids"] == style["token_ids"] != chat["token_ids"]
 
 
-@pytest.mark.parametrize(
-    ("given", "prompt"), [("Hi\n", "Hi"), ("Hi", "Hi"), ("a\n\nb\n\n", "a\n\nb\n"), ("", "")]
-)
+@pytest.mark.parametrize(("given", "prompt"), [("Hi\n", "Hi"), ("Hi", "Hi"), ("a\n\nb\n\n", "a\n\nb\n")])
 def test_a_prompt_from_standard_input(
     run_json: RunJson,
     folders: dict[str, Path],

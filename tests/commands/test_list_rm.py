@@ -220,7 +220,7 @@ def test_rm_removes_nothing_if_one_of_them_must_stay(
 def test_rm_wants_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "rm", "--yes", "true")
     assert code == 2
-    assert "names" in err
+    assert "NAMES must be given" in err
 
 
 @pytest.mark.parametrize("command", ["['list']", "['rm', 'no/such', '--yes', 'true']"])

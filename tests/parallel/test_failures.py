@@ -127,7 +127,9 @@ def test_a_node_that_waits_says_so(tmp_path: Path, node: int) -> None:
     )
     try:
         assert process.stderr is not None
-        expected = f"waiting until all machines of --num_nodes 2 have joined at 127.0.0.1:{port}: start the command"
+        expected = (
+            f"waiting until all machines of --num_nodes 2 have joined at 127.0.0.1:{port}: start the command"
+        )
         assert process.stderr.readline().startswith(expected)
     finally:
         process.kill()
