@@ -179,7 +179,7 @@ def test_settings_change_from_turn_to_turn(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"temprature": 1}, "no setting 'temprature'; there are think, chat_template_kwargs"),
+        ({"foo": 1}, "no setting 'foo'; there are think, chat_template_kwargs"),
         ({"temperature": "hot"}, "temperature must be a number, it is 'hot'"),
         ({"temperature": True}, "temperature must be a number"),
         ({"temperature": -1}, "temperature must be 0 or above"),
