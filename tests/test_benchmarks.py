@@ -52,7 +52,7 @@ def test_decode(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str], batch_
     assert set(report) >= {"load_s", "ttft_s", "prefill_tokens_per_s", "peak_memory_bytes", "limit_gb_per_s"}
     assert len(report["decode_tokens_per_s_runs"]) == 2
     weights = sum(2 * shape.numel() for shape, _ in open_checkpoint(tiny).shapes().values())
-    slot = 2 * 2 * (2 * 2 * 8)  # bytes x keys and values x (layers x heads x dimensions)
+    slot = 2 * 2 * (3 * 2 * 8)  # bytes x keys and values x (layers x heads x dimensions)
     assert report["bytes_per_token"] == round(weights / batch_size + slot * (4 + 3 / 2))
 
 
@@ -63,7 +63,7 @@ def test_decode_quantized_against_another_context(
     sizes = {"context": 40, "against_context": 2, "new_tokens": 3, "repeats": 1, "read_gb": 0.001}
     run("decode", tiny, "--quantize", "bnb.int8", *(f"--{name}={size}" for name, size in sizes.items()))
     report = last_line(capsys)
-    assert report["extra_context_bytes"] == 38 * 2 * 2 * (2 * 2 * 8)
+    assert report["extra_context_bytes"] == 38 * 2 * 2 * (3 * 2 * 8)
     assert report["against_decode_tokens_per_s"] > 0
     unquantized = sum(2 * shape.numel() for shape, _ in open_checkpoint(tiny).shapes().values())
     assert report["bytes_per_token"] < unquantized

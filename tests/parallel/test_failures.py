@@ -195,7 +195,7 @@ def test_a_node_that_comes_late_is_waited_for(start: Start, small: Path, first: 
     errors = [process.communicate(timeout=60)[1] for process in nodes]
     assert [process.returncode for process in nodes] == [0, 0], errors
     statistics = errors[first]  # rank 0's
-    assert statistics.count("\n") == 1 and "tokens/s" in statistics
+    assert statistics.count("\n") <= 2 and "tokens/s" in statistics  # a cut answer is told
     assert errors[1 - first] in (
         "",
         f"waiting for node {first} of 2 at 127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT)\n",
