@@ -28,7 +28,7 @@ def test_the_gpus_of_a_machine() -> None:
     assert pick_devices("cpu", "3") == [CPU] * 3
     with pytest.raises(InputError, match=r"--devices 3: this machine has only 2 of cuda; ask for fewer"):
         pick_devices("auto", 3)
-    with pytest.raises(InputError, match=r"there is no cuda:2 here, this machine has 2 of cuda"):
+    with pytest.raises(InputError, match=r"there is no cuda:2 here, this machine has only 2 of cuda"):
         pick_devices("auto", "cuda:0,cuda:2")
 
 
