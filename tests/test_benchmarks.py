@@ -69,6 +69,20 @@ def test_decode_quantized_against_another_context(
     assert report["bytes_per_token"] < unquantized
 
 
+def test_first_minute(
+    run: Run, smollm2_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (
+        ("MYGPT_CACHE", smollm2_cache),
+        ("HF_HUB_OFFLINE", 1),
+        ("HF_HOME", smollm2_cache / "empty"),
+    ):
+        monkeypatch.setenv(name, str(value))
+    run("first_minute", "--seeds", 2, "--questions", 1)
+    (result,) = last_line(capsys)["results"].values()
+    assert result["right"] + len(result["wrong"]) == 2
+
+
 def test_samples(run: Run, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("samples", tiny, "--num_samples", 2, "--new_tokens", 3, "--repeats", 1)
     report = last_line(capsys)
