@@ -3,8 +3,9 @@
     python benchmarks/first_minute.py
 
 Each question is one `mygpt generate --num_samples 20 --seed 1`, whose answers are those of seeds 1 to 20 alone. An
-answer counts if the expected word is in it; `wrong` holds the others, `words` how long the answers are. The first five
-questions are those of the first minute. The others show what so small a model does not know.
+answer counts if its first 100 characters hold the expected word; `wrong` holds the beginnings of the others, `words` how
+long the answers are. The first five questions are those of the first minute. The others show what so small a model does
+not know.
 """
 
 import argparse
@@ -22,7 +23,7 @@ QUESTIONS = {
     "What's the capital of France?": "Paris",
     "What is the capital of Japan?": "Tokyo",
     "What is the first month of the year?": "January",
-    "What is the currency of Japan?": "[Yy]en",
+    "What is the opposite of hot?": "^The opposite of hot is cold",
     "How many legs does a spider have?": r"\b8\b|[Ee]ight",
     "What is 2 + 2?": r"\b4\b|[Ff]our",
     "What color is the sky?": "[Bb]lue",
@@ -47,7 +48,8 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     for question, word in list(QUESTIONS.items())[: args.questions]:
         texts = answers(question, args.seeds)
-        wrong = [text for text in texts if not re.search(word, text)]
+        begun = [text[:100] for text in texts]
+        wrong = [text for text in begun if not re.search(word, text)]
         right = len(texts) - len(wrong)
         results[question] = {
             "right": right,
