@@ -3,9 +3,9 @@
     python benchmarks/first_minute.py
 
 Each question is one `mygpt generate --num_samples 20 --seed 1`, whose answers are those of seeds 1 to 20 alone. An
-answer counts if its first 100 characters hold the expected word. `wrong` holds the beginnings of the others, and `words`
-how long the answers are. The first five questions are those of the first minute. The others show what so small a model
-does not know.
+answer counts if its first 100 characters hold the expected word. `wrong` holds the beginnings of the others;
+`words` says how long the answers are. The first five questions are those of the first minute.
+The others show what so small a model does not know.
 """
 
 import argparse
