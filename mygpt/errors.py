@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+TOKEN, HIDDEN_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"  # the Hub's, never printed
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: a path, an option, a broken file. Exit code 2.
@@ -33,7 +35,7 @@ class WorkerFinished(SystemExit):
 def one_line(error: Exception) -> str:
     """What is shown of any error: one line, without tokens of the Hub."""
     text = " ".join(str(error).split())
-    text = re.sub(r"\bhf_[A-Za-z0-9]{16,}", "hf_***", text)  # a token, as in a mistyped option
+    text = TOKEN.sub(HIDDEN_TOKEN, text)  # as in a mistyped option
     if isinstance(error, InputError | RunError):
         return text
     # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other

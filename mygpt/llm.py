@@ -107,7 +107,7 @@ class LLM:
         batch = self.engine.batch(
             [ids],
             SamplingOptions(**sampling).over(generation.sampling),
-            generation.answer_tokens(chat=chat) if max_new_tokens is None else max_new_tokens,
+            generation.answer_tokens(max_new_tokens, chat=chat),
             seeds=[pick_seed(seed)],
             stop=stop,
             drafter=self.engine.drafter(speculate),
@@ -155,7 +155,7 @@ class LLM:
         batch = self.engine.batch(
             [list(token_ids)],
             SamplingOptions(**sampling).over(generation.sampling),
-            generation.answer_tokens(chat=False) if max_new_tokens is None else max_new_tokens,
+            generation.answer_tokens(max_new_tokens, chat=False),
             seeds=seeds,
             drafter=drafter,
         )

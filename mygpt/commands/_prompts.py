@@ -128,9 +128,8 @@ def _row_options(row: dict[str, Any], settings: Any, where: str) -> dict[str, An
     """The options of a row: its own keys, and the settings of a conversation that `/save` of `mygpt chat` wrote."""
     if not isinstance(settings, dict):
         raise InputError(f"{where}: 'settings' must be an object, it is {settings!r}")
-    of_chat = {f.name for f in fields(ChatOptions)} - set(
-        ROW_OPTIONS
-    )  # a row is no conversation: these do nothing
+    # A row is no conversation: what only a chat has does nothing here.
+    of_chat = {f.name for f in fields(ChatOptions)} - set(ROW_OPTIONS)
     options = {name: value for name, value in settings.items() if name not in of_chat} | row
     if unknown := options.keys() - set(ROW_OPTIONS):
         known = ("prompt", "messages", "id", *ROW_OPTIONS)
@@ -140,10 +139,10 @@ def _row_options(row: dict[str, Any], settings: Any, where: str) -> dict[str, An
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]
     try:
-        check_types(SamplingOptions, {name: given[name] for name in _OF_SAMPLING if name in given})
-        check_types(GenerateOptions, {name: given[name] for name in _OF_ROW if name in given})
-        SamplingOptions(**{name: given[name] for name in _OF_SAMPLING if name in given})
-        GenerateOptions(**{name: given[name] for name in _OF_ROW if name in given})
+        for kind, names in ((SamplingOptions, _OF_SAMPLING), (GenerateOptions, _OF_ROW)):
+            values = {name: given[name] for name in names if name in given}
+            check_types(kind, values)
+            kind(**values)
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix('--')}") from error
     return given

@@ -36,10 +36,8 @@ def run(arguments: Sequence[str]) -> None:
     parser = build_parser()
     parsed = parse(parser, arguments)
     repl, options = take(ReplOptions, parsed), take(ChatOptions, parsed)
-    sampling, loading = (
-        take(SamplingOptions, parsed),
-        with_strategy(take(LoadOptions, parsed), "chat", "auto"),
-    )
+    sampling = take(SamplingOptions, parsed)
+    loading = with_strategy(take(LoadOptions, parsed), "chat", "auto")
     check_one_drafter(loading.draft, options.speculate)
     named = given(parser, arguments)
     if loading.prompt_style == "raw":

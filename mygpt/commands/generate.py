@@ -160,7 +160,7 @@ def _asked(
         request,
         ids,
         SamplingOptions(**{name: own[name] for name in vars(sampling)}).over(generation.sampling),
-        own["max_new_tokens"] or generation.answer_tokens(chat=chat),
+        generation.answer_tokens(own["max_new_tokens"], chat=chat),
         own["seed"],
         own["stop"],
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.commands._words import size_text
-from mygpt.errors import InputError
+from mygpt.errors import InputError, nearest
 from mygpt.hub.inventory import PLACES, CacheEntry, compiled, models
 from mygpt.hub.remove import check_removable, freed_bytes, remove
 
@@ -64,10 +63,9 @@ def find(names: Sequence[str]) -> list[CacheEntry]:
 
 def _meant(name: str, stored: Sequence[CacheEntry]) -> str:
     """The end of the message: a name that is alike, with or without the owner."""
-    spellings = {entry.name.rpartition("/")[2].lower(): entry.name for entry in stored}
-    spellings |= {entry.name.lower(): entry.name for entry in stored}
-    close = get_close_matches(name.lower(), spellings, n=1)
-    return f"; did you mean {spellings[close[0]]}?" if close else "; 'mygpt list' shows what there is"
+    by_end = {entry.name.rpartition("/")[2]: entry.name for entry in stored}
+    near = nearest(name, [*by_end, *(entry.name for entry in stored)])
+    return f"; did you mean {by_end.get(near, near)}?" if near else "; 'mygpt list' shows what there is"
 
 
 def _confirmed(entries: Sequence[CacheEntry]) -> bool:

@@ -27,8 +27,10 @@ class GenerationConfig:
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int | None = None
 
-    def answer_tokens(self, *, chat: bool) -> int:
-        """The most tokens of an answer where the user gives no number; `chat`: the prompt went through a template."""
+    def answer_tokens(self, given: int | None = None, *, chat: bool) -> int:
+        """The most tokens of an answer: as the user says, else the authors; `chat`: it goes through a template."""
+        if given is not None:
+            return given
         return self.max_new_tokens or (CHAT_TOKENS if chat else RAW_TOKENS)
 
 

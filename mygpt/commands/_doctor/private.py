@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mygpt.errors import HIDDEN_TOKEN, TOKEN
+
 
 def private(value: Any) -> Any:
     """The value with `~` for the home folder in all its texts, and without names, passwords and tokens."""
@@ -30,7 +32,7 @@ def _cleaned(value: Any, substitutions: list[tuple[re.Pattern[str], str]]) -> An
 
 def _substitutions() -> Iterator[tuple[re.Pattern[str], str]]:
     yield re.compile(r"//[^/@\s]*@"), "//"  # the password of an address
-    yield re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"
+    yield TOKEN, HIDDEN_TOKEN
     homes = {os.path.expanduser("~")}  # noqa: PTH111, Path.home() raises where there is none
     with contextlib.suppress(Exception):
         homes.add(str(Path.home().resolve()))
