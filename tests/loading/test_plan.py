@@ -443,7 +443,8 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.fixture
 def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Llama 2 70B, on a machine with 42 GB free."""
+    """Llama 2 70B, on a machine with 42 GB free whose CPU multiplies packed 4-bit weights."""
+    monkeypatch.setattr("mygpt.quantize.matmul.has_fast_cpu_kernel", lambda: True)
     monkeypatch.setattr(room, "free_host_bytes", lambda: int(42e9))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "config.json"
