@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 
 from mygpt import __version__
-from mygpt.errors import InputError, WorkerFinished, did_you_mean, one_line
+from mygpt.errors import InputError, WorkerFinished, did_you_mean, error_message
+from mygpt.messages import tell
 from mygpt.parallel.rank_env import (
     REPORT_DELAY_S,
     TASK_VARIABLE,
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             local = env_rank("LOCAL_RANK")
             time.sleep(REPORT_DELAY_S + local / 2)  # once one rank has reported, rank 0 ends the others
             rank = f"rank {env_rank('RANK') or local}: "
-        print(f"error: {rank}{one_line(error)}", file=sys.stderr)
+        tell(f"error: {rank}{error_message(error)}")
         return 2 if isinstance(error, InputError) else 1
 
 

@@ -1,9 +1,8 @@
 """The two ways in which mygpt fails on purpose, each one line on standard error; and how a worker's work ends."""
 
-import re
 from collections.abc import Iterable
 
-TOKEN, HIDDEN_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"  # the Hub's, never printed
+from mygpt.messages import one_line
 
 
 class InputError(ValueError):
@@ -32,10 +31,9 @@ class WorkerFinished(SystemExit):
     """
 
 
-def one_line(error: Exception) -> str:
-    """What is shown of any error: one line, without tokens of the Hub."""
-    text = " ".join(str(error).split())
-    text = TOKEN.sub(HIDDEN_TOKEN, text)  # as in a mistyped option
+def error_message(error: Exception) -> str:
+    """What is shown of any error."""
+    text = one_line(error)
     if isinstance(error, InputError | RunError):
         return text
     # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other

@@ -7,7 +7,7 @@ import os
 from mygpt.chat.multiline import unquote
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import is_command, run_command
-from mygpt.errors import ContextOverflowError, InputError, one_line
+from mygpt.errors import ContextOverflowError, InputError, error_message
 
 
 def dispatch(session: Session, text: str) -> bool:
@@ -33,7 +33,7 @@ def dispatch(session: Session, text: str) -> bool:
         if not isinstance(error, InputError) and os.environ.get("MYGPT_DEBUG") == "1":
             raise
         session.failed += 1
-        session.note(f"error: {one_line(error)}")
+        session.note(f"error: {error_message(error)}")
     except KeyboardInterrupt:
         if not session.interactive:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, TextIO
 
 from mygpt.chat.reasoning import ReasoningParser
 from mygpt.errors import InputError
+from mygpt.messages import for_output, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 Display = Callable[[Iterable[str], Callable[[], bool]], None]
 
 DIM, NORMAL = "\x1b[2m", "\x1b[0m"
-# A model's text must not control the terminal: all control characters except tab and newline.
-_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 _FRAME_S = 0.08  # the least time between two renderings
 _CODE = {"code": True}  # marks what is in a code block
 
@@ -48,9 +47,7 @@ def show_text(pieces: Iterable[str], out: TextIO) -> None:
     """The text unchanged, and a newline."""
     try:
         for piece in pieces:
-            if out.isatty():
-                piece = piece.translate(_CONTROLS)
-            out.write(piece)
+            out.write(for_output(piece, out))
             out.flush()
     finally:
         out.write("\n")
@@ -72,7 +69,7 @@ def show_dimmed(pieces: Iterable[str], starts_in_reasoning: Callable[[], bool], 
 
 def _write_parts(parts: list[tuple[bool, str]], out: TextIO) -> None:
     for is_reasoning, text in parts:
-        text = text.translate(_CONTROLS)
+        text = printable(text)
         out.write(f"{DIM}{text}{NORMAL}" if is_reasoning else text)
     out.flush()
 
@@ -111,7 +108,7 @@ class _LiveAnswer:
     def add(self, parts: list[tuple[bool, str]]) -> None:
         """Add a part of the answer; draw it unless the last drawing was just before."""
         for is_reasoning, text in parts:
-            text = text.translate(_CONTROLS)
+            text = printable(text)
             if is_reasoning:
                 self._reasoning += text
             else:
@@ -200,5 +197,5 @@ def _markdown(text: str) -> RenderableType:
 
 
 def note(text: str) -> None:
-    """Print a note about the conversation on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a note about the conversation on standard error, whole: it may hold a long system message."""
+    print(printable(text), file=sys.stderr, flush=True)

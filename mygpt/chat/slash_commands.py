@@ -15,6 +15,7 @@ from mygpt.chat.models import describe
 from mygpt.chat.multiline import QUOTES
 from mygpt.chat.session import Session
 from mygpt.errors import InputError
+from mygpt.options.yaml_values import load_yaml
 
 SUBMIT = "!submit"  # the line that sends a message of several lines
 # Ollama's and llama.cpp's names, litgpt's, and what people type.
@@ -104,9 +105,9 @@ def _value(text: str) -> Any:
     if len(text) > 1 and text[0] == text[-1] == "'":
         text = text[1:-1]  # quoted as for a shell
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError as error:
-        raise InputError(f"the value is not YAML: {text}; put a text in quotes") from error
+        raise InputError(f"the value is not YAML: {text} ({error}); put a text in quotes") from error
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)  # 1e-3 is a string in YAML 1.1

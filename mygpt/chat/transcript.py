@@ -6,14 +6,15 @@ The line has the key "messages", so `mygpt generate --prompts` can read it as a 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mygpt.errors import InputError
+from mygpt.paths import write_whole
 from mygpt.text.chat_template import Message
+
+LARGEST = 200_000_000  # bytes of a transcript
 
 
 def write_transcript(path: Path, messages: Sequence[Message], settings: Mapping[str, Any]) -> None:
@@ -23,23 +24,9 @@ def write_transcript(path: Path, messages: Sequence[Message], settings: Mapping[
         InputError: the file cannot be written.
     """
     text = json.dumps({"messages": list(messages), "settings": dict(settings)}, ensure_ascii=False) + "\n"
-    temporary = None
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"{path} is no regular file; name another file")  # it would be replaced by one
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
+        write_whole(path, text)
+    except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from error
 
 
@@ -49,7 +36,11 @@ def read_transcript(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     Raises:
         InputError: the file cannot be read, or is not a transcript.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no saved conversation: it is no file")
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise InputError(f"{path} is no saved conversation: it has {size / 1e6:.0f} MB")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mygpt.messages import for_output, tell
+
 if TYPE_CHECKING:
     from mygpt.commands._prompts import Request
     from mygpt.engine.engine import Batch
@@ -41,7 +43,7 @@ def _finish(batch: Batch, shown: int, between: str) -> int:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(for_output(text, sys.stdout))
     sys.stdout.flush()
 
 
@@ -89,18 +91,17 @@ def print_statistics(llm: LLM, batch: Batch, limits: Sequence[int], first: int) 
     speculated = f"{text} | " if (text := draft_statistics(sequences)) else ""
     peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in llm.peak_memory())
     quantized = f"{loaded.quantized} | " if loaded.quantized else ""
-    print(
+    tell(
         f"{loaded.placement} {loaded.precision} | {quantized}kernels {loaded.kernels} | "
         f"loaded in {loaded.load_s:.2f} s | {prompt_tokens} prompt tokens, "
         f"first token after {timing.ttft_s:.2f} s | {timing.new_tokens} new tokens, "
         f"{timing.tokens_per_s:.1f} tokens/s | {speculated}peak memory {peaks} GB | "
-        f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else ""),
-        file=sys.stderr,
+        f"seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
     )
     for number, (sequence, limit) in enumerate(zip(sequences, limits, strict=True), first):
         if sequence.finish_reason == "length":
             which = "the answer" if not first and len(sequences) == 1 else f"answer {number}"
-            print(f"{which} was cut after {_cut(sequence, limit, llm)}", file=sys.stderr)
+            tell(f"{which} was cut after {_cut(sequence, limit, llm)}")
 
 
 def _cut(sequence: EngineSequence, limit: int, llm: LLM) -> str:

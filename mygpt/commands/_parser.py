@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
 
 import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
@@ -23,8 +25,11 @@ from mygpt.commands._habits import canonical
 from mygpt.commands._help import format_help
 from mygpt.errors import InputError, did_you_mean
 from mygpt.options import TYPE_WORDS, LoadOptions
+from mygpt.options.yaml_values import load_yaml
 
 T = TypeVar("T")
+
+_CONFIG_BYTES = 1_000_000  # of a file of options
 
 _CONFIG_HELP = "Options from a YAML file; later options on the command line win."
 
@@ -33,6 +38,7 @@ class Parser(ArgumentParser):
     """Raises InputError for bad options. (ArgumentParser prints the usage and exits.)"""
 
     examples: tuple[str, ...] = ()
+    _config = ""  # the file that `--config` names
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The page that `--help` prints."""
@@ -44,8 +50,27 @@ class Parser(ArgumentParser):
         if key := re.match(r"Option '(.+?)' is not accepted", message):  # a key of a YAML file
             names = {action.dest for action in self._actions}
             hint = did_you_mean(key[1], names) or f"; see '{self.prog} --help'"
-            raise InputError(f"--config: {self.prog} has no option {key[1]!r}{hint}") from ex
-        raise InputError(f"{_explain(message)}; see '{self.prog} --help'") from ex
+            message = f"--config: {self.prog} has no option {key[1]!r}{hint}"
+        else:
+            message = f"{_explain(message)}; see '{self.prog} --help'"
+        if self._config:
+            message = message.replace("--config", f"--config {self._config}", 1)
+        raise InputError(message) from ex
+
+    def parse_path(self, path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Namespace:
+        """The options of a YAML file. What `error` says of it names the file."""
+        self._config = str(path)
+        try:
+            size = Path(path).stat().st_size
+            if size > _CONFIG_BYTES:
+                raise InputError(f"--config {path}: {size / 1e6:.0f} MB are no file of options; name another")
+            return cast("Namespace", super().parse_path(path, *arguments, **options))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"--config {path} is not UTF-8 text ({error.reason}): save it as UTF-8"
+            ) from error
+        except OSError as error:
+            raise InputError(f"--config {path}: cannot be read ({error.strerror})") from error
 
     def parse_string(self, content: str, *arguments: Any, **options: Any) -> Namespace:
         """The options of a YAML file; dashes in their names are as good as underscores there too."""
@@ -70,6 +95,8 @@ def _explain(message: str) -> str:
     if (wrong := re.match(r'Parser key "(\w+)": (.*)', message)) is None:
         return message
     name, why = wrong.groups()
+    if "Exceeds the limit" in why:  # Python's, in the digits of a number
+        return f"--{name} is out of range: it has thousands of digits"
     types = re.search(r"(?:Subtypes: \[|Expected a )(?:<class ')?([\w.]+)", why)
     value = re.search(r".*(?:Got|Given) value:\s*(.*)", why)
     if types is None or value is None:
@@ -86,7 +113,7 @@ def _load_yaml(text: str) -> Any:
     if text.startswith("["):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)
-    value = get_loader("yaml")(text)
+    value = load_yaml(text, get_loader("yaml"))
     return text if value is None else value
 
 

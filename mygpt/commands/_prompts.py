@@ -10,15 +10,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mygpt.errors import InputError, did_you_mean
+from mygpt.messages import tell
 from mygpt.options import ChatOptions, GenerateOptions, SamplingOptions, check_types
 
 if TYPE_CHECKING:
     from mygpt.llm import Prompt
 
 DEFAULT_PROMPT = "What food do llamas eat?"  # litgpt's
+TEXT_LIMIT = 200_000_000  # characters of a file of prompts, or of standard input
 PIPE_WAIT_S = 3.0  # for the first byte of a pipe that nobody said to read
 
 _OF_SAMPLING = tuple(f.name for f in fields(SamplingOptions))
@@ -62,7 +64,7 @@ def _from_pipe() -> str:
     text = _from_stdin() if _is_piped() else ""
     if text.strip():
         return text
-    print(f'no prompt is given, so it is "{DEFAULT_PROMPT}" (--prompt TEXT asks another)', file=sys.stderr)
+    tell(f'no prompt is given, so it is "{DEFAULT_PROMPT}" (--prompt TEXT asks another)')
     return DEFAULT_PROMPT
 
 
@@ -85,21 +87,32 @@ def _is_piped() -> bool:
         return True
     if select.select([descriptor], [], [], PIPE_WAIT_S)[0]:
         return True
-    print("nothing came from standard input; --prompt - waits for it", file=sys.stderr)
+    tell("nothing came from standard input; --prompt - waits for it")
     return False
 
 
 def _from_stdin() -> str:
     try:
-        return sys.stdin.read().removesuffix("\n")  # the shell's newline, not the user's
+        return _read(sys.stdin, "standard input").removesuffix("\n")  # the shell's newline, not the user's
     except UnicodeDecodeError as error:
         raise InputError(f"standard input is not text ({error}); write the prompt in UTF-8") from error
 
 
+def _read(source: TextIO, name: str) -> str:
+    """The whole text of something that may have no end."""
+    text = source.read(TEXT_LIMIT + 1)
+    if len(text) > TEXT_LIMIT:
+        raise InputError(f"{name} holds more than {TEXT_LIMIT / 1e6:.0f} MB of text; split it")
+    return text
+
+
 def _read_file(file: Path) -> list[Request]:
     try:
-        # "-sig": for Windows' editors.
-        text = _from_stdin() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
+        if str(file) == "-":
+            text = _from_stdin()
+        else:
+            with file.open(encoding="utf-8-sig") as source:  # "-sig": for Windows' editors
+                text = _read(source, f"--prompts {file}")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--prompts {file}: cannot be read ({reason})") from error
@@ -114,7 +127,7 @@ def _read_file(file: Path) -> list[Request]:
 def _read_row(line: str, where: str) -> Request:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}); each line holds one object") from error
     row = row if isinstance(row, dict) else {}
     texts = [row.pop(key) for key, kind in _PROMPTS.items() if isinstance(row.get(key), kind)]

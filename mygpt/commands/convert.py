@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from mygpt.checkpoint.progress import progress_bar
 from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.commands._torch import import_torch
 from mygpt.errors import InputError
+from mygpt.messages import for_output
 from mygpt.options import DTYPE_NAMES, PRECISION_ALIASES, check_choice
 from mygpt.quantize.schemes import quantizers
 
@@ -79,4 +81,4 @@ def convert(
             scheme=quantizers()[quantize] if quantize else None,
             report=lambda name, nbytes: advance(nbytes),
         )
-    print(folder)
+    print(for_output(str(folder), sys.stdout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from mygpt.commands._doctor.probes import examine
 from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.commands._words import size_text
+from mygpt.messages import for_output
 
 WIDTH = 80
 _INDENT = " " * 4  # pasted into an issue, Markdown takes it for code and keeps the columns
@@ -43,7 +45,7 @@ def doctor(json: bool = False) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of old drivers and such: that is told below
         report = examine()
-    print(jsons.dumps(report) if json else text(report))
+    print(jsons.dumps(report) if json else for_output(text(report), sys.stdout))
 
 
 def text(report: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.errors import InputError
 from mygpt.families import check_folder
 from mygpt.hub.resolve import download as download_repo
+from mygpt.messages import for_output
 
 EXAMPLES = (
     "mygpt download list",
@@ -52,7 +53,7 @@ def download(
         folder = download_repo(
             repo, checkpoint_dir=target, access_token=access_token, revision=revision, check=check_folder
         )
-        print(folder)
+        print(for_output(str(folder), sys.stdout))
     elif (checkpoint_dir, access_token, revision) == (None, None, None):
         _print_families()
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.commands._words import columns, path_text, size_text
 from mygpt.hub.inventory import COMPILED, PLACES, CachedModel, CacheEntry, compiled, hub_cache, models
+from mygpt.messages import for_output
 from mygpt.paths import cache_folder
 
 _HEADINGS = ("NAME", "SIZE", "FAMILY", "STATE", "LAST USED")
@@ -37,7 +39,7 @@ def show(paths: bool = False, json: bool = False) -> None:
         json: Print one JSON object instead of a table.
     """
     found, code = models(), compiled()
-    print(_as_json(found, code) if json else "\n".join(_lines(found, code, paths)))
+    print(_as_json(found, code) if json else for_output("\n".join(_lines(found, code, paths)), sys.stdout))
 
 
 def _as_json(found: list[CachedModel], code: list[CacheEntry]) -> str:

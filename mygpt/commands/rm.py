@@ -10,6 +10,7 @@ from mygpt.commands._words import size_text
 from mygpt.errors import InputError, nearest
 from mygpt.hub.inventory import PLACES, CacheEntry, compiled, models
 from mygpt.hub.remove import check_removable, freed_bytes, remove
+from mygpt.messages import for_output, printable, tell
 
 
 def build_parser() -> Parser:
@@ -37,12 +38,12 @@ def rm(names: Sequence[str], yes: bool = False) -> None:
     for entry in entries:
         check_removable(entry)
     if not yes and not _confirmed(entries):
-        print("nothing removed", file=sys.stderr)
+        tell("nothing removed")
         return
     for entry in entries:
         done = f"removed {_described(entry)}"
         remove(entry)
-        print(done)
+        print(for_output(done, sys.stdout))
 
 
 def find(names: Sequence[str]) -> list[CacheEntry]:
@@ -76,8 +77,8 @@ def _confirmed(entries: Sequence[CacheEntry]) -> bool:
         raise InputError(f"rm would ask whether to remove {what}, but there is no terminal; add --yes true")
     if len(entries) > 1:
         for entry in entries:
-            print(_described(entry), file=sys.stderr)
-    print(f"remove {what}? [y/N] ", end="", file=sys.stderr, flush=True)
+            tell(_described(entry))
+    print(printable(f"remove {what}? [y/N] "), end="", file=sys.stderr, flush=True)
     answer = ""
     try:
         answer = sys.stdin.readline()

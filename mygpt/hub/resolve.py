@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mygpt.hub.errors import HubUnreachableError, explain, hub_url
 from mygpt.hub.files import CONFIG, missing_files, needed_files
 from mygpt.hub.resume import resume_file
 from mygpt.hub.short_names import repo_of, suggestion
+from mygpt.messages import tell
 
 CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./checkpoints/<owner>/<name>
 
@@ -177,7 +177,7 @@ def _tell_long_name(checkpoint: str) -> str:
     # Of several processes that load one model, the first of each machine tells.
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     if name != checkpoint and first:
-        print(f"{checkpoint} is {name}", file=sys.stderr)
+        tell(f"{checkpoint} is {name}")
     return name
 
 
@@ -269,7 +269,7 @@ def _fetch_files(
     names = {file.rfilename for file in info.siblings or ()}
     commit = info.sha
     small, weights = needed_files(repo, names)
-    print(f"downloading {repo} from {hub_url()}", file=sys.stderr)
+    tell(f"downloading {repo} from {hub_url()}")
 
     def fetch(name: str) -> Path:
         return Path(hf_hub_download(repo, name, revision=commit, local_dir=target, token=token))

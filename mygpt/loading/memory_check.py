@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from mygpt.loading.build import limit_context
 from mygpt.loading.plan import Plan, make_plan
 from mygpt.loading.room import Room, gigabytes
 from mygpt.loading.workspace import Workload
+from mygpt.messages import tell
 from mygpt.model.config import Config
 from mygpt.options import LoadOptions
 from mygpt.parallel.devices import free_bytes, pick_devices
@@ -102,7 +102,7 @@ def check_plan(
         )
     if note:
         slow = "so weights are read from the disk again and again; faster is"
-        print(f"note: {told(model, tight)}, {slow} {one_of(fitting)}", file=sys.stderr)
+        tell(f"note: {told(model, tight)}, {slow} {one_of(fitting)}")
 
 
 def told(model: str, room: Room) -> str:

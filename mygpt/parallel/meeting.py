@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 
 from mygpt.errors import RunError
+from mygpt.messages import tell
 
 NOTICE_S = 10.0  # after which a node says that it waits for another
 _RETRY_S = 0.5
@@ -80,4 +80,4 @@ class MeetingPoint:
                 return
 
     def _announce(self) -> None:
-        print(f"waiting for {self.missing} at {self.where}", file=sys.stderr, flush=True)
+        tell(f"waiting for {self.missing} at {self.where}")

@@ -5,9 +5,10 @@ Rank 0 runs the command. The other ranks are its workers: they compute what it a
 
 import os
 import signal
-import sys
 import threading
 import time
+
+from mygpt.messages import tell
 
 # Seconds that a rank waits before it reports an error: another rank may know the cause, and one line is enough.
 REPORT_DELAY_S = 3.0
@@ -68,5 +69,5 @@ def _end_with_parent(parent: int) -> None:
     if env_rank("LOCAL_RANK") == 1:  # one of several workers reports it
         node = env_rank("NODE_RANK")
         name = f"the first rank of node {node}" if node else "rank 0"
-        print(f"error: {name} was killed; the other ranks were ended", file=sys.stderr, flush=True)
+        tell(f"error: {name} was killed; the other ranks were ended")
     os._exit(1)

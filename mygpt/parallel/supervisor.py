@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from mygpt.errors import RunError
 from mygpt.kernels import LostRankError
+from mygpt.messages import tell
 from mygpt.parallel.rank_env import PARENT_PID_VARIABLE, REPORT_DELAY_S
 
 try:
@@ -115,7 +116,7 @@ class Supervisor(threading.Thread):
             # The cursor, which a progress bar hides; what follows begins a line, after "^C".
             print("\x1b[?25h", end="\n" if code == 130 else "", file=sys.stderr, flush=True)
         if reason is not None:
-            print(f"error: {reason}; the other ranks were ended", file=sys.stderr, flush=True)
+            tell(f"error: {reason}; the other ranks were ended")
         os._exit(code)
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 from mygpt import LLM
 from mygpt.__main__ import main
 from mygpt.chat.dispatch import dispatch
-from mygpt.chat.display import DIM, NORMAL, choose_display
+from mygpt.chat.display import DIM, NORMAL, choose_display, note
 from mygpt.chat.reasoning import ReasoningParser
 from mygpt.chat.session import Session
 from mygpt.chat.slash_commands import COMMANDS, SUBMIT
@@ -254,9 +254,34 @@ def test_what_is_no_file_is_never_replaced_by_one(repl: Repl, tmp_path: Path) ->
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     repl.confirm = lambda _: True
-    for command in ("/save", "/read"):
-        assert repl.does(f"{command} {pipe}").startswith(f"error: {pipe} is no regular file")
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for file in (pipe, link):
+        for command in ("/save", "/read", "/load"):
+            assert re.match(rf"error: {file}.*\bno (regular )?file", repl.does(f"{command} {file}"))
     assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="may not make links")
+def test_save_writes_what_a_link_leads_to(repl: Repl, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    file, link, new, circle = there / "x.json", tmp_path / "link", tmp_path / "new", tmp_path / "circle"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    new.symlink_to(there / "new.json")
+    circle.symlink_to(circle)
+    repl.confirm = lambda _: True
+    for name in (link, new):
+        assert repl.does(f"/save {name}") == f"0 messages saved to {name}"
+        assert name.is_symlink()
+        assert json.loads(name.read_text())["messages"] == []
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert repl.does(f"/save {circle}").startswith(f"error: {circle}: cannot be written (")
+    assert circle.is_symlink()
+    assert sorted(path.name for path in there.iterdir()) == ["new.json", "x.json"]
 
 
 def test_read_puts_files_before_the_next_message(repl: Repl, tmp_path: Path) -> None:
@@ -575,9 +600,26 @@ def play(text: str, trailing_blanks: bool = False) -> list[str]:
 @pytest.mark.parametrize("markdown", [True, False])
 def test_a_model_does_not_steer_the_terminal(markdown: bool) -> None:
     shown = show(Terminal(), ["a\x1b]0;title\x07b\x9b2J"], markdown=markdown)
+    assert "a\\u001b]0;title\\u0007b\\u009b2J" in shown  # what was there is seen
     assert "\x1b]" not in shown
     assert "\x07" not in shown
     assert "\x9b" not in shown
+
+
+def test_what_is_in_a_loaded_transcript_does_not_either(
+    repl: Repl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "\x1b]52;c;cm0gLXJm\x07\u202eone\n\ttwo"
+    messages = [{"role": "system", "content": said}, {"role": "user", "content": said}]
+    settings = {"stop": [said]}
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"messages": messages, "settings": settings}), encoding="utf-8")
+    repl.note = note
+    for command in (f"/load {file}", "/show", "/system", "/regen", "/undo", f"/load {file}\x1b[2J"):
+        dispatch(repl, command)
+    shown = capsys.readouterr().err
+    assert "\\u001b]52;c;cm0gLXJm\\u0007\\u202eone\n\ttwo" in shown  # whole, with its lines
+    assert not re.search("[\x1b\x07\u202e]", shown)
 
 
 @pytest.mark.parametrize("markdown", [True, False, None])

@@ -600,12 +600,22 @@ YAMLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unknown key": ("temprature: 0", ("'temprature'; did you mean temperature?",)),
     "a key like no other": ("foo: 0", ("no option 'foo'; see 'mygpt generate --help'",)),
     "stop numbers": ("stop: [1]", ("--stop must be",)),
-    "not YAML": ("a: [1\nb: }", ("--config must be a YAML file",)),
-    "a number": ("42", ("--config must be a YAML file", "42")),
-    "empty": ("", ("--config must be a YAML file", "(it is empty)")),
+    "not YAML": ("a: [1\nb: }", ("options.yaml must be a YAML file",)),
+    "a number": ("42", ("options.yaml must be a YAML file", "42")),
+    "empty": ("", ("options.yaml must be a YAML file", "(it is empty)")),
     "wrong type": ("temperature: hot", ("--temperature must be a number, it is 'hot'",)),
     "out of range": ("top_p: 7", ("--top_p must be",)),
     "a number as the prompt": ("prompt: 123", ("--prompt must be a text", "quotes")),
+    "an alias that holds itself": ("stop: &a [*a]", ("options.yaml", "aliases", "write the value out")),
+    "an alias bomb": (
+        "a0: &a0 [x, x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}]\n" for n in range(99)),
+        ("options.yaml", "aliases"),
+    ),
+    "5,000 digits": (f"seed: {'9' * 5000}", ("options.yaml", "4300 digits")),
+    "deep": (f"stop: {'[' * 5000}", ("options.yaml", "depth")),
+    "escape codes": ('"a\\e]0;x\\a": 1', (r"no option 'a\x1b]0;x\x07'",)),
+    "1 MB": (f"a: {'x' * 10**6}", ("options.yaml: 1 MB are no file of options",)),
+    "not UTF-8": ("sys_prompt: \udcff", ("options.yaml is not UTF-8 text",)),
     "a list as the token": (f"access_token: [{TOKEN}]", ("--access_token must be a text",)),
 }
 
@@ -615,7 +625,7 @@ def test_config_files(
     refused: Callable[..., None], models: Path, tmp_path: Path, content: str, says: tuple[str, ...]
 ) -> None:
     file = tmp_path / "options.yaml"
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8", errors="surrogateescape")
     refused(generate(models / "llama", f"--config {file}"), *says)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mygpt.errors import HIDDEN_TOKEN, TOKEN
+from mygpt.messages import HIDDEN_TOKEN, TOKEN
 
 
 def private(value: Any) -> Any:

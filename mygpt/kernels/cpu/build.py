@@ -22,6 +22,7 @@ from typing import TypeVar
 import torch
 
 from mygpt.kernels.cpu import isa
+from mygpt.messages import tell
 from mygpt.paths import cache_folder
 
 _SOURCES = Path(__file__).parent
@@ -97,7 +98,7 @@ def _key(compiler: list[str], flags: list[str], openmp: Path) -> str:
 def _compile(compiler: list[str], flags: list[str], openmp: Path, path: Path) -> None:
     """A few seconds. Processes that do it at the same time each rename a whole file into place."""
     if sys.stderr.isatty():  # where a program reads it, an error is the only line
-        print("compiling mygpt's kernels for this processor, once", file=sys.stderr)
+        tell("compiling mygpt's kernels for this processor, once")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch, path.name)
