@@ -193,12 +193,16 @@ def test_sources_of_the_template_in_order(tmp_path):
     config = {"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "J"}))
     assert find_chat_template(None, tokenizer()) is None
-    assert find_chat_template(tmp_path, tokenizer()) == "J"
-    assert find_chat_template(tmp_path, tokenizer(chat_template="C")) == "C"
-    assert find_chat_template(tmp_path, tokenizer(**config)) == "D"
-    assert find_chat_template(None, tokenizer(**config)) == "D"
+    assert find_chat_template(tmp_path, tokenizer()) == ("J", tmp_path / "chat_template.json")
+    of_config = tmp_path / "tokenizer_config.json"
+    assert find_chat_template(tmp_path, tokenizer(chat_template="C")) == ("C", of_config)
+    assert find_chat_template(tmp_path, tokenizer(**config)) == ("D", of_config)
+    assert find_chat_template(None, tokenizer(**config)) == ("D", None)
+    gguf = tmp_path / "model.gguf"
+    assert find_chat_template(gguf, tokenizer(**config)) == ("D", gguf)
     (tmp_path / "chat_template.jinja").write_text("é\n", encoding="utf-8")
-    assert find_chat_template(tmp_path, tokenizer(**config)) == "é\n"
+    jinja = tmp_path / "chat_template.jinja"
+    assert find_chat_template(tmp_path, tokenizer(**config)) == ("é\n", jinja)
 
 
 @pytest.mark.parametrize("found", [1, {"a": "b"}, [{"name": "rag", "template": "R"}], ["x"], []])

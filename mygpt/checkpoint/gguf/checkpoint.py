@@ -86,13 +86,15 @@ class GGUFCheckpoint(Checkpoint):
         """The tokenizer that the metadata describes; InputError where it is of an unknown kind."""
         from mygpt.text.tokenizer import Tokenizer
 
-        return Tokenizer(*build_tokenizer(self._header.metadata)) if self._has_tokenizer() else None
+        if not self._has_tokenizer():
+            return None
+        return Tokenizer(*build_tokenizer(self._header.metadata, self.path), self.path)
 
     def write_tokenizer(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, the chat template in it."""
         if not self._has_tokenizer():
             return
-        tokenizer, config = build_tokenizer(self._header.metadata)
+        tokenizer, config = build_tokenizer(self._header.metadata, self.path)
         tokenizer.save(str(folder / "tokenizer.json"))
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
