@@ -1,6 +1,7 @@
 """Reads the tokenizer files of a repository: tokenizer.json, sentencepiece's .model, GPT-2's two files."""
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -72,16 +73,16 @@ def _added_ids(path: Path) -> dict[str, int]:
 
 
 # Texts at which something in a broken file fails: spaces and none at both ends, short ones, all sorts of characters.
-_TRIALS = ("a", "é", "🙂", "The quick  brown fox", "  a\r\n\tb 1234!\n ", "你好 ö👩\u200d👧 e\u0301 </s>")
+_TRIALS = ("", " ", "a", "é", "🙂", "The quick  brown fox", "  a\r\n\tb 1234!\n ", "你好 ö👩\u200d👧 e\u0301 </s>")
 
 
 def try_out(backend: tokenizers.Tokenizer) -> None:
     """Encode and decode a little: a file can hold what the library reads and then panics at."""
-    for text in _TRIALS:
+    for text, special in itertools.product(_TRIALS, (True, False)):
         with suppress(Exception):  # a vocabulary need not know each character
-            ids = backend.encode(text).ids
-            backend.decode(ids)
-            backend.decode(ids, skip_special_tokens=False)
+            ids = backend.encode(text, add_special_tokens=special).ids
+            for some in (ids, *([token_id] for token_id in ids)):
+                backend.decode(some, skip_special_tokens=False)
 
 
 def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
