@@ -76,10 +76,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is something else.
     """
-    text = read_text(path)
-    if text is None:
+    encoded = read_bytes(path)
+    if encoded is None:
         return {}
     try:
+        text = encoded.decode()
         content = json.loads(text)
         if _LONE_SURROGATE.search(text):
             json.dumps(content, ensure_ascii=False).encode()  # fails at a half of a pair alone

@@ -1,6 +1,6 @@
 """Chat templates: where a repository has its own, and how it is rendered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, origin: Path | None = None) -> None:
         """`origin` is the file that the template stands in, for messages."""
-        self._named = f"the chat template of {origin}" if origin else "the chat template"
+        self._place = f"{origin}: " if origin else ""
         self._process = TemplateProcess(source)
 
     @cached_property
@@ -33,13 +33,7 @@ class ChatTemplate:
         Raises:
             InputError: the template is not valid, or takes too much time or memory.
         """
-        try:
-            reply = self._process.compiled()
-        except TooMuchError as error:
-            raise self._too_much() from error
-        if "error" in reply:
-            raise self._error(reply)
-        return frozenset(reply["variables"])
+        return frozenset(self._answer(self._process.compiled)["variables"])
 
     def render(
         self,
@@ -61,29 +55,25 @@ class ChatTemplate:
             request = to_line({**values, "add_generation_prompt": add_generation_prompt})
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"messages must be plain JSON values: {_one_line(error)}") from error
+        return str(self._answer(lambda: self._process.render(request))["text"])
+
+    def _answer(self, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
-            reply = self._process.render(request)
+            reply = ask()
         except TooMuchError as error:
-            raise self._too_much() from error
-        if "error" in reply:
-            raise self._error(reply)
-        return str(reply["text"])
-
-    def _error(self, reply: Mapping[str, str]) -> InputError:
+            raise InputError(
+                f"{self._place}the chat template takes too much time or memory, or writes too much; "
+                "check it, or choose another --prompt_style"
+            ) from error
+        if "error" not in reply:
+            return reply
         why = _one_line(reply["error"])
-        if reply["kind"] == "invalid":
-            return InputError(f"{self._named} is not valid Jinja: {why}")
         if reply["kind"] == "refused":
-            return InputError(f"the chat template refuses these messages: {why}")
-        return InputError(
-            f"{self._named} failed on these messages: {why}; check them, or choose another --prompt_style"
-        )
-
-    def _too_much(self) -> InputError:
-        return InputError(
-            f"{self._named} takes too much time or memory, or writes too much; check it, or choose another "
-            "--prompt_style"
-        )
+            raise InputError(f"the chat template refuses these messages: {why}")
+        if reply["kind"] == "invalid":
+            raise InputError(f"{self._place}the chat template is not valid Jinja: {why}")
+        message = f"{self._place}the chat template failed on these messages: {why}"
+        raise InputError(f"{message}; check them, or choose another --prompt_style")
 
 
 def find_chat_template(path: Path | None, tokenizer: Tokenizer) -> tuple[str, Path | None] | None:

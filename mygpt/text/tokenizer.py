@@ -38,7 +38,7 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.config = config
-        self._named = f"the tokenizer of {origin}" if origin else "the tokenizer"
+        self._place = f"{origin}: " if origin else ""
         self.special_tokens = named_tokens(config)
 
     @classmethod
@@ -89,7 +89,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
-        with refuse_failures(f"{self._named} cannot decode the ids"):
+        with refuse_failures(f"{self._place}the tokenizer cannot decode the ids"):
             return self.backend.decode(ids, skip_special_tokens=True)
 
     def token_to_id(self, token: str) -> int | None:
@@ -115,13 +115,16 @@ class Tokenizer:
         """Refuse a text whose beginning has too many tokens. The part where it is cut makes a difference of few."""
         n_characters = _CHARACTERS_PER_TOKEN * limit
         while n_characters < len(text):
-            n_tokens = len(self._ids(text[:n_characters], add_special_tokens=False))
+            try:
+                n_tokens = len(self._ids(text[:n_characters], add_special_tokens=False))
+            except InputError:  # the part of a word at the cut may have no token, where the word has one
+                return
             if n_tokens > limit + limit // 8 + 100:
                 raise TooManyTokensError(n_tokens, limit)
             n_characters *= 2
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        with refuse_failures(f"{self._named} cannot encode the text"):
+        with refuse_failures(f"{self._place}the tokenizer cannot encode the text"):
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
 

@@ -73,7 +73,16 @@ def _added_ids(path: Path) -> dict[str, int]:
 
 
 # Texts at which something in a broken file fails: spaces and none at both ends, short ones, all sorts of characters.
-_TRIALS = ("", " ", "a", "é", "🙂", "The quick  brown fox", "  a\r\n\tb 1234!\n ", "你好 ö👩\u200d👧 e\u0301 </s>")
+_TRIALS = (
+    "",
+    " ",
+    "a",
+    "é",
+    "🙂",
+    "The quick  brown fox",
+    "  a\r\n\tb 1234!\n ",
+    "你好 ö👩\u200d👧 e\u0301 </s>",
+)
 
 
 def try_out(backend: tokenizers.Tokenizer) -> None:
@@ -252,10 +261,10 @@ def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """The merges: each split of a piece into two pieces. Sentencepiece merges the pair with the best score first.
 
     Raises:
-        InputError: a piece is so long that its splits would take minutes.
+        ValueError: a piece is so long that its splits would take minutes.
     """
     if (longest := max(map(len, scores), default=0)) > _MAX_PIECE:
-        raise InputError(f"the tokenizer has a token of {longest} characters: download its files again")
+        raise ValueError(f"a token of {longest} characters")
     return [
         (piece[:cut], piece[cut:])
         for piece in sorted(scores, key=lambda piece: -scores[piece])

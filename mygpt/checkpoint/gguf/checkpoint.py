@@ -206,6 +206,10 @@ class GGUFCheckpoint(Checkpoint):
     def _generation_config(self) -> dict[str, Any]:
         meta = self._metadata
         ids = [meta.get(f"tokenizer.ggml.{key}") for key in _END_TOKENS]
+        if any(type(token) not in (int, type(None)) for token in ids):
+            raise InputError(
+                f"{self.path}: the ids of its end tokens must be whole numbers; download it again"
+            )
         sampling = {
             name: meta.get(f"general.sampling.{key}")
             if key == "top_k"
