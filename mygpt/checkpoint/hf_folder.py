@@ -14,7 +14,7 @@ from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.index import TOKENIZER_FILES
 from mygpt.checkpoint.weight_files import file_tensors, weight_files
 from mygpt.errors import InputError
-from mygpt.json_files import read_json
+from mygpt.json_files import is_file, read_json
 
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ class HFFolder(Checkpoint):
             shutil.copyfile(file, folder / file.name)
 
     def _tokenizer_files(self) -> list[Path]:
-        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+        return [self.path / name for name in TOKENIZER_FILES if is_file(self.path / name)]
 
 
 def _why_no_config(folder: Path) -> str:

@@ -86,13 +86,15 @@ class GGUFCheckpoint(Checkpoint):
         """The tokenizer that the metadata describes; InputError where it is of an unknown kind."""
         from mygpt.text.tokenizer import Tokenizer
 
-        return Tokenizer(*build_tokenizer(self._header.metadata)) if self._has_tokenizer() else None
+        if not self._has_tokenizer():
+            return None
+        return Tokenizer(*build_tokenizer(self._header.metadata, self.path), self.path)
 
     def write_tokenizer(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, the chat template in it."""
         if not self._has_tokenizer():
             return
-        tokenizer, config = build_tokenizer(self._header.metadata)
+        tokenizer, config = build_tokenizer(self._header.metadata, self.path)
         tokenizer.save(str(folder / "tokenizer.json"))
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
@@ -204,6 +206,10 @@ class GGUFCheckpoint(Checkpoint):
     def _generation_config(self) -> dict[str, Any]:
         meta = self._metadata
         ids = [meta.get(f"tokenizer.ggml.{key}") for key in _END_TOKENS]
+        if any(type(token) not in (int, type(None)) for token in ids):
+            raise InputError(
+                f"{self.path}: the ids of its end tokens must be whole numbers; download it again"
+            )
         sampling = {
             name: meta.get(f"general.sampling.{key}")
             if key == "top_k"
