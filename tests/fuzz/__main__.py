@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,13 +30,18 @@ ROOT = Path(__file__).parents[2]
 def main() -> int:
     """Returns 1 if any case is bad, 2 if a server failed."""
     options = _parse()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # not without ending the servers and removing the folder
     seed, number = options.case or (options.seed, None)
     root = Path(tempfile.mkdtemp(prefix="mygpt-fuzz-"))
     root.chmod(0o711)
     kept = number is not None
     try:
         print(f"seed {seed}; made in {root}", flush=True)
-        _build_bases(root / "bases")
+        if options.bases is None:
+            options.bases = root / "bases"
+            _build_bases(options.bases)
         return _run_all(options, seed, number, root)
     finally:
         if not kept:
@@ -53,6 +59,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--case", type=_case, help="SEED:NUMBER, run alone and kept")
     parser.add_argument("--wall", type=float, default=60, help="seconds after which a case is ended")
+    parser.add_argument(
+        "--bases", type=Path, help="valid files that `python -m tests.fuzz.bases FOLDER` made"
+    )
     parser.add_argument("--log", type=Path, help="a file for one line of JSON a case")
     parser.add_argument(
         "--call", default="tests.fuzz.server:mygpt_main", help=argparse.SUPPRESS
@@ -82,7 +91,7 @@ def _run_all(options: argparse.Namespace, seed: int, number: int | None, root: P
         folder = root / f"job{job}"
         folder.mkdir()
         place = Place(folder)
-        command = [sys.executable, "-m", "tests.fuzz.server", str(folder), str(root / "bases"), "--seed", str(seed),
+        command = [sys.executable, "-m", "tests.fuzz.server", str(folder), str(options.bases), "--seed", str(seed),
                    "--mutations", str(options.mutations), "--share", str(job), str(jobs), "--wall", str(options.wall),
                    "--call", options.call, "--kinds", *options.kinds]  # fmt: skip
         command += [] if number is None else ["--case", str(number)]
@@ -99,7 +108,7 @@ def _run_all(options: argparse.Namespace, seed: int, number: int | None, root: P
         raise
     failed = [code for server in servers if (code := server.wait())]
     if number is not None:
-        _show_case(seed, number, root)
+        _show_case(seed, number, root, Bases(options.bases))
     print("\n".join(tally.lines(time.monotonic() - start)))
     return 2 if failed else int(tally.bad > 0)
 
@@ -130,10 +139,10 @@ def _collect(results: "Queue[str | None]", jobs: int, seed: int, log: Path | Non
     return tally
 
 
-def _show_case(seed: int, number: int, root: Path) -> None:
+def _show_case(seed: int, number: int, root: Path, bases: Bases) -> None:
     """What a kept case was made of, and how to run it again by hand."""
     place = Place(root / "job0")
-    case = make_case(seed, number, Bases(root / "bases"))
+    case = make_case(seed, number, bases)
     print(f"case {seed}:{number} of {case.kind}", *case.mutations, sep="\n  ")
     print(command_line(case, place.environment(), place.run, place.io / "stdin"))
     print(f"cat {shlex.quote(str(place.io / 'stderr'))}:")

@@ -20,12 +20,15 @@ from mygpt.checkpoint.convert import convert
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.quantize.schemes import quantizers
 from tests.families.variants import FIRST, variant
-from tests.models import EOS, write_model
+from tests.models import CHAT_TEMPLATE, EOS, edit_json, write_model
 from tests.quantize.test_fp8 import quantize as to_fp8
 from tests.quantize.test_mxfp4 import quantized_folder
 
 Maker = Callable[[Path], None]
-SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
+         "max_position_embeddings": 1024}  # fmt: skip
+THINK = "{% if enable_thinking is defined and enable_thinking is false %}-{% endif %}"
+NOTE = "{{ note if note is defined else '' }}"  # a variable of the chat templates
 HIDDEN, HEADS, LAYERS, WIDTH = 64, 2, 2, 64  # of the GGUF files
 
 
@@ -70,6 +73,7 @@ def _family(name: str, folder: Path) -> None:
 
 def _llama(folder: Path) -> None:
     write_model(folder, **SIZES)
+    edit_json(folder / "tokenizer_config.json", chat_template=NOTE + THINK + CHAT_TEMPLATE)
     content = {"eos_token_id": [256, 0], "temperature": 0.6, "top_k": 20, "top_p": 0.9, "do_sample": True,
                "repetition_penalty": 1.1, "max_new_tokens": 20, "min_p": 0.05, "bos_token_id": 1}  # fmt: skip
     (folder / "generation_config.json").write_text(json.dumps(content))

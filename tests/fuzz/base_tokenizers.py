@@ -9,7 +9,7 @@ import sentencepiece
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tests.families.chat_templates import TEMPLATES
-from tests.fuzz.base_models import SIZES
+from tests.fuzz.base_models import NOTE, SIZES, THINK
 from tests.models import write_model
 
 Maker = Callable[[Path], None]
@@ -42,7 +42,7 @@ def _model(folder: Path) -> None:
         **{"eos_token": "</s>", "bos_token": {"content": "<s>", "lstrip": False}, "unk_token": "<unk>"},
         **{"add_bos_token": True, "add_eos_token": False, "model_max_length": 128, "add_prefix_space": False},
         **{"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": added, "extra_special_tokens": {}},
-        **{"additional_special_tokens": ["<|x|>"], "chat_template": TEMPLATES["llama2"]},
+        **{"additional_special_tokens": ["<|x|>"], "chat_template": NOTE + THINK + TEMPLATES["qwen2"]},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     special = {"eos_token": "</s>", "bos_token": {"content": "<s>"}, "additional_special_tokens": ["<|y|>"]}

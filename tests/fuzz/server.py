@@ -12,6 +12,7 @@ import pkgutil
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,16 @@ from pathlib import Path
 from tests.fuzz.bases import Bases
 from tests.fuzz.case import MODEL, Case
 from tests.fuzz.child import Call, Limits, Place, adopt_orphans, run_case
-from tests.fuzz.kinds import make_case, numbers
+from tests.fuzz.kinds import inputs, make_case, numbers, options
 from tests.fuzz.verdict import judge
 
-# What a case may import when an error is on its way. The user of the cases may not be able to read Python's folder.
+_ODD_MODULES = {"antigravity", "this", "idlelib", "turtledemo", "test"}  # of the standard library
 _LATE_MODULES = (
-    "difflib",
-    "traceback",
-    "linecache",
     "encodings.idna",
     "encodings.utf_8_sig",
-    "stringprep",
-    "pdb",
+    "encodings.latin_1",
+    "encodings.ascii",
+    "encodings.utf_16",
 )
 MYGPT = "tests.fuzz.server:mygpt_main"  # what returns the function that a case calls
 WARM_UP = ("llama", "bin/zip", "bin/legacy", "sharded/safetensors", "gguf/F32", "gguf/Q4_0", "bnb/bnb.nf4-dq",
@@ -46,7 +45,10 @@ def mygpt_main() -> Call:
 
 
 def preload(bases: Bases, place: Place, call: Call) -> None:
-    """Import all of mygpt, and what runs of valid cases import beyond it; load the kernels."""
+    """Import all of mygpt and of the standard library, and what runs of valid cases import beyond; load the kernels.
+
+    What a case imports on its way to an error must be there: its user may not be able to read Python's folder.
+    """
     import mygpt
 
     for module in pkgutil.walk_packages(mygpt.__path__, "mygpt."):
@@ -54,7 +56,7 @@ def preload(bases: Bases, place: Place, call: Call) -> None:
             importlib.import_module(module.name)
     mygpt.kernels.prepare()
     place.user = None  # these cases are valid, and their modules may lie where nobody else reads
-    names: set[str] = set(_LATE_MODULES)
+    names = {*_LATE_MODULES, *(name for name in sys.stdlib_module_names - _ODD_MODULES if name[0] != "_")}
     for case in _valid_cases(bases):
         outcome = run_case(case, place, lambda arguments: _and_modules(call, arguments), Limits())
         if outcome.code:
@@ -62,9 +64,11 @@ def preload(bases: Bases, place: Place, call: Call) -> None:
                 f"a valid case fails: {case.arguments}\n{outcome.stderr.decode(errors='replace')}"
             )
         names |= set((place.run / "modules").read_text().split())
+    warnings.simplefilter("ignore")
     for name in sorted(names - sys.modules.keys()):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    warnings.resetwarnings()
 
 
 def _and_modules(call: Call, arguments: list[str]) -> int:
@@ -74,6 +78,8 @@ def _and_modules(call: Call, arguments: list[str]) -> int:
 
 
 def _valid_cases(bases: Bases) -> Iterator[Case]:
+    yield from inputs.valid(bases)
+    yield from options.valid(bases)
     once = ["--max_new_tokens", "1"]
     for name in WARM_UP:
         case = Case("valid", {}, ["generate", "o/m", "--prompt", "Hi", *once])
@@ -103,28 +109,28 @@ def main() -> None:
     parser.add_argument("--case", type=int)
     parser.add_argument("--wall", type=float)
     parser.add_argument("--call", default=MYGPT)
-    options = parser.parse_args()
-    module, name = options.call.split(":")
-    bases, place = Bases(options.bases), Place(options.root)
+    given = parser.parse_args()
+    module, name = given.call.split(":")
+    bases, place = Bases(given.bases), Place(given.root)
     call = getattr(importlib.import_module(module), name)()
     user = place.user
     adopt_orphans()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending its case
-    if options.call == MYGPT:
+    if given.call == MYGPT:
         preload(bases, place, call)
     place.user = user
     gc.collect()
     gc.freeze()
     if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         raise SystemExit(f"the fork server has {threads} threads; it must have one")
-    mine = [options.case] if options.case is not None else _share(options)
+    mine = [given.case] if given.case is not None else _share(given)
     for number in mine:
-        print(json.dumps(_run(options.seed, number, bases, place, call, options.wall)), flush=True)
+        print(json.dumps(_run(given.seed, number, bases, place, call, given.wall)), flush=True)
 
 
-def _share(options: argparse.Namespace) -> list[int]:
-    first, step = options.share
-    return numbers(options.seed, options.kinds, options.mutations)[first::step]
+def _share(given: argparse.Namespace) -> list[int]:
+    first, step = given.share
+    return numbers(given.seed, given.kinds, given.mutations)[first::step]
 
 
 def _run(seed: int, number: int, bases: Bases, place: Place, call: Call, wall: float) -> dict[str, object]:

@@ -11,12 +11,13 @@ from tests.fuzz.case import MODEL, Case
 from tests.fuzz.kinds.commands import ONE, new_case
 
 _MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+_SAID = [*_MESSAGES, {"role": "assistant", "content": "Yes?"}]
 _SETTINGS = {"temperature": 0.5, "top_k": 3, "max_new_tokens": 2, "seed": 1, "stop": ["x"], "think": None}
 _ROWS: list[dict[str, Any]] = [
     {"prompt": "Hi", "id": 1, "max_new_tokens": 2, "temperature": 0.0},
     {"messages": _MESSAGES, "top_p": 0.9, "stop": ["a", "b"], "seed": 5, "max_new_tokens": 2, "min_p": 0.1},
     {"messages": [*_MESSAGES, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "é🙂"}],
-     "settings": _SETTINGS, "chat_template_kwargs": {"a": [1]}, "repetition_penalty": 1.2, "think": False},
+     "settings": _SETTINGS, "chat_template_kwargs": {"note": [1]}, "repetition_penalty": 1.2, "think": False},
 ]  # fmt: skip
 _FILES = ("t.json", "notes.txt", "no-such", ".", "/dev/null", "~", "~nobody-there/x", "a" * 300, "a\x00b", '""', "",
           "checkpoints", "\x1b[2J", "/proc/self/mem", "/dev/full", "loop", "pipe")  # fmt: skip
@@ -51,9 +52,21 @@ def prompts(rng: random.Random, bases: Bases) -> Case:
     return case
 
 
+def valid(bases: Bases) -> list[Case]:
+    """What the cases here begin with; each of these must end well."""
+    rows = new_case(bases.get("tokenizer/sp-bpe"))
+    rows.files["rows.jsonl"] = "\n".join(map(json.dumps, _ROWS)).encode()
+    rows.arguments = ["generate", MODEL, "--prompts", "rows.jsonl"]
+    saved = new_case(bases.get("llama"))
+    saved.files["t.json"] = json.dumps({"messages": _SAID, "settings": _SETTINGS}).encode()
+    saved.arguments = ["chat", MODEL, "--load", "t.json"]
+    saved.stdin = b"And?\n/show\n/regen\n/undo\n/save new.json\n/load new.json\n"
+    return [rows, saved]
+
+
 def _text(rng: random.Random) -> str:
     text = rng.choice(
-        (*values.TEXTS, "Hi there", "<|end|>" * 10, "a" * 127, "a" * 128, "\ufeffHi", "a\x00" * 50)
+        (*values.TEXTS, "Hi there", "<|end|>" * 10, "a" * 1023, "a" * 1024, "\ufeffHi", "a\x00" * 50)
     )
     return text * rng.choice((1, 1, 2))
 
@@ -116,8 +129,7 @@ def _yaml_value(rng: random.Random) -> str:
 def transcript(rng: random.Random, bases: Bases) -> Case:
     """A file that /save wrote, loaded by an option or a command, or run as a row of prompts."""
     case = new_case(bases.get("llama"))
-    saved = {"messages": [*_MESSAGES, {"role": "assistant", "content": "Yes?"}], "settings": _SETTINGS}
-    root, case.mutations = values.mutate_times(rng, saved)
+    root, case.mutations = values.mutate_times(rng, {"messages": _SAID, "settings": _SETTINGS})
     content = values.dump(root).encode()
     if rng.random() < 0.15:
         content, told = mutate_bytes.mutate(rng, content)

@@ -19,6 +19,7 @@ COMMANDS = ("generate", "chat", "plan", "convert", "download", "list")
 _HUB = Path(__file__).parents[3] / "config_hub"
 # They start processes, which the cases' user may not be able to, wait for other machines, or compile for long.
 _LEFT_OUT = ("num_nodes", "compile", "config", "help", "print_config")
+_NEEDED = ("checkpoint", "max_new_tokens")
 _SNIPPETS = (
     b"a: &a [*a]\n",
     b"stop: &s [x, *s]\n",
@@ -132,15 +133,36 @@ def yaml_file(rng: random.Random, bases: Bases) -> Case:
     return _with_config(rng, bases, command, _content(rng, command))
 
 
+def valid(bases: Bases) -> list[Case]:
+    """What the cases here begin with; each of these must end well."""
+    cases = []
+    for command in ("generate", "chat", "plan"):
+        case = new_case(bases.get("llama"))
+        case.files["c.yaml"] = json.dumps(_all_content(command)).encode()
+        case.arguments = [
+            command,
+            "--config",
+            "c.yaml",
+            *(["--prompt", "Hi"] if command == "generate" else []),
+        ]
+        cases.append(case)
+    return cases
+
+
 def _content(rng: random.Random, command: str) -> dict[str, Any]:
-    """Some options of a command, each with its default or a valid value."""
+    content = _all_content(command)
+    return {name: value for name, value in content.items() if name in _NEEDED or rng.random() < 0.6}
+
+
+def _all_content(command: str) -> dict[str, Any]:
+    """Options of a command, each with a valid value."""
     content: dict[str, Any] = {"checkpoint": MODEL, "max_new_tokens": 2}
     more: dict[str, Any] = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 1, "stop": ["x", "y"],
                             "sys_prompt": "Be kind.", "precision": "32-true", "quantize": None, "devices": 1,
-                            "chat_template_kwargs": {"a": {"b": 1}}, "context_length": 64,
+                            "chat_template_kwargs": {"note": {"b": 1}}, "context_length": 128,
                             "think": False}  # fmt: skip
     known = {action.dest for action in parser_actions(command)}
-    return content | {name: value for name, value in more.items() if name in known and rng.random() < 0.6}
+    return content | {name: value for name, value in more.items() if name in known}
 
 
 def preset(rng: random.Random, bases: Bases) -> Case:

@@ -122,7 +122,6 @@ def _odd_object(rng: random.Random, content: bytes) -> tuple[bytes, str]:
         "10^10 numbers of one place": torch.zeros(1).expand(10**5, 10**5),
         "nothing": torch.zeros(0),
         "booleans": state[key] > 0,
-        "a quantized tensor": torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8),
     }
     name = rng.choice(list(odd))
     wrapped = {
