@@ -47,6 +47,7 @@ class Outcome:
     orphans: int
     outside: str  # what was made or changed outside of the case's folder
     seconds: float
+    cpu_seconds: float
 
 
 class Place:
@@ -137,11 +138,21 @@ def run_case(case: Case, place: Place, call: Call, limits: Limits) -> Outcome:
         timed_out = not _ends(process, limits.wall_s)
     finally:
         _kill_group(process)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    _, status, used = os.wait4(process, 0)
+    code = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - start
     orphans = _end_orphans()
     stdout, stderr = (_head(place.io / name) for name in ("stdout", "stderr"))
-    return Outcome(code, stdout, stderr, timed_out, orphans, place.changed_outside(known), seconds)
+    return Outcome(
+        code,
+        stdout,
+        stderr,
+        timed_out,
+        orphans,
+        place.changed_outside(known),
+        seconds,
+        used.ru_utime + used.ru_stime,
+    )
 
 
 def _head(path: Path) -> bytes:

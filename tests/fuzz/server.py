@@ -64,11 +64,10 @@ def preload(bases: Bases, place: Place, call: Call) -> None:
                 f"a valid case fails: {case.arguments}\n{outcome.stderr.decode(errors='replace')}"
             )
         names |= set((place.run / "modules").read_text().split())
-    warnings.simplefilter("ignore")
     for name in sorted(names - sys.modules.keys()):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             importlib.import_module(name)
-    warnings.resetwarnings()
 
 
 def _and_modules(call: Call, arguments: list[str]) -> int:
@@ -147,6 +146,7 @@ def _run(seed: int, number: int, bases: Bases, place: Place, call: Call, wall: f
         "word": verdict.word,
         "message": verdict.message,
         "seconds": round(outcome.seconds, 3),
+        "cpu_seconds": round(outcome.cpu_seconds, 3),
     }
 
 
