@@ -60,6 +60,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--case", type=_case, help="SEED:NUMBER, run alone and kept")
     parser.add_argument("--wall", type=float, default=60, help="seconds after which a case is ended")
     parser.add_argument(
+        "--cpu", type=int, default=40, help="seconds of computing after which a case is ended"
+    )
+    parser.add_argument(
         "--bases", type=Path, help="valid files that `python -m tests.fuzz.bases FOLDER` made"
     )
     parser.add_argument("--log", type=Path, help="a file for one line of JSON a case")
@@ -92,7 +95,8 @@ def _run_all(options: argparse.Namespace, seed: int, number: int | None, root: P
         folder.mkdir()
         place = Place(folder)
         command = [sys.executable, "-m", "tests.fuzz.server", str(folder), str(options.bases), "--seed", str(seed),
-                   "--mutations", str(options.mutations), "--share", str(job), str(jobs), "--wall", str(options.wall),
+                   "--mutations", str(options.mutations), "--share", str(job), str(jobs),
+                   "--wall", str(options.wall), "--cpu", str(options.cpu),
                    "--call", options.call, "--kinds", *options.kinds]  # fmt: skip
         command += [] if number is None else ["--case", str(number)]
         environment = server_environment(place, os.environ)

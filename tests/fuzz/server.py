@@ -14,7 +14,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from tests.fuzz.bases import Bases
@@ -107,6 +106,7 @@ def main() -> None:
     parser.add_argument("--share", type=int, nargs=2, help="this server's number and their count")
     parser.add_argument("--case", type=int)
     parser.add_argument("--wall", type=float)
+    parser.add_argument("--cpu", type=int)
     parser.add_argument("--call", default=MYGPT)
     given = parser.parse_args()
     module, name = given.call.split(":")
@@ -122,9 +122,10 @@ def main() -> None:
     gc.freeze()
     if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         raise SystemExit(f"the fork server has {threads} threads; it must have one")
+    limits = Limits(wall_s=given.wall, cpu_s=given.cpu)
     mine = [given.case] if given.case is not None else _share(given)
     for number in mine:
-        print(json.dumps(_run(given.seed, number, bases, place, call, given.wall)), flush=True)
+        print(json.dumps(_run(given.seed, number, bases, place, call, limits)), flush=True)
 
 
 def _share(given: argparse.Namespace) -> list[int]:
@@ -132,13 +133,13 @@ def _share(given: argparse.Namespace) -> list[int]:
     return numbers(given.seed, given.kinds, given.mutations)[first::step]
 
 
-def _run(seed: int, number: int, bases: Bases, place: Place, call: Call, wall: float) -> dict[str, object]:
+def _run(seed: int, number: int, bases: Bases, place: Place, call: Call, limits: Limits) -> dict[str, object]:
     try:
         case = make_case(seed, number, bases)
     except Exception as error:
         traceback.print_exc()
         raise SystemExit(f"case {seed}:{number} cannot be made") from error
-    outcome = run_case(case, place, call, replace(Limits(), wall_s=wall))
+    outcome = run_case(case, place, call, limits)
     verdict = judge(outcome, chat=case.arguments[:1] == ["chat"])
     return {
         "number": number,

@@ -29,7 +29,8 @@ class Verdict:
     def group(self) -> str:
         """The message without what differs from case to case."""
         text = re.sub(r"/\S*?/run/", "", self.message)
-        text = re.sub(r"'(?:[^'\\]|\\.){0,400}'?|\"[^\"]{0,400}\"?", "'…'", text)
+        text = re.sub(r"--\w+ must be", "--OPTION must be", text)
+        text = re.sub(r"(?<!\w)(?:'(?:[^'\\]|\\.)*(?:'|$)|\"[^\"]*(?:\"|$))", "'…'", text)
         return re.sub(r"\d+(?:\.\d+)?", "N", text)[:160]
 
 
@@ -77,7 +78,8 @@ def _broken(text: str, last: str) -> str:
     if found := _WARNING.search(text):
         return f"warning {found[0].partition(': ')[2][:300]}"
     if raw := sorted({char for char in text if _is_control(char)}):
-        return f"control characters {ascii(''.join(raw))[:40]}: {ascii(last)[:200]}"
+        line = next(line for line in text.split("\n") if raw[0] in line)
+        return f"control characters {ascii(''.join(raw))[:40]}: {ascii(line)[1:200]}"
     return ""
 
 
