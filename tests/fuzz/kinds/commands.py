@@ -1,0 +1,36 @@
+"""Commands that use a model, for the kinds that break its files."""
+
+import random
+
+from tests.fuzz.case import MODEL, Case
+
+ONE = ("--max_new_tokens", "2", "--seed", "1")
+_COMMANDS: tuple[tuple[int, list[str]], ...] = (
+    (8, ["generate", MODEL, "--prompt", "Hi", *ONE]),
+    (2, ["generate", "o/m", "--prompt", "Hi", "--raw_prompt", "true", *ONE]),
+    (2, ["generate", MODEL, "--prompt", "Hi", "--json", "true", "--precision", "bf16-true", *ONE]),
+    (1, ["generate", MODEL, "--prompt", "Hi", "--quantize", "bnb.nf4", *ONE]),
+    (1, ["generate", MODEL, "--prompt", "Hi", "--devices", "cpu,cpu", *ONE]),
+    (2, ["plan", MODEL]),
+    (1, ["plan", MODEL, "--compare", "true"]),
+    (2, ["convert", MODEL, "made"]),
+    (1, ["convert", MODEL, "made", "--dtype", "bfloat16", "--quantize", "bnb.int8"]),
+    (2, ["chat", MODEL, *ONE]),
+    (1, ["list", "--json", "true"]),
+)
+
+
+def use_model(rng: random.Random, case: Case, path: str = MODEL) -> Case:
+    """Give the case one of the commands, with the model's path."""
+    chosen = rng.choices(_COMMANDS, [weight for weight, _ in _COMMANDS])[0][1]
+    case.arguments = [path if word in (MODEL, "o/m") and path != MODEL else word for word in chosen]
+    if chosen[0] == "chat":
+        case.stdin = b"Hi\n/stats\nAnd?\n/regen\n"
+    return case
+
+
+def new_case(files: dict[str, bytes]) -> Case:
+    """A case with a model and no command yet."""
+    case = Case("", {}, [])
+    case.add_model(files)
+    return case
