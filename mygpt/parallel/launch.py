@@ -161,8 +161,7 @@ def _own_children(task: Mapping[str, Any] | None) -> Iterator[None]:
     changes: dict[str, Any] = {"_launch_process_observer": lambda child_processes: None}
     if task is not None:
         changes |= {"_basic_subprocess_cmd": _worker_command, "_HYDRA_AVAILABLE": False}
-        # Not an argument: it may hold a token. The path is where this process found mygpt.
-        os.environ[TASK_VARIABLE] = json.dumps({"path": sys.path, **task})
+        os.environ[TASK_VARIABLE] = json.dumps(task)  # not an argument: it may hold a token
     before = {name: getattr(subprocess_script, name) for name in changes}
     for name, value in changes.items():
         setattr(subprocess_script, name, value)
@@ -175,6 +174,6 @@ def _own_children(task: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 def _worker_command() -> list[str]:
-    """Runs `main` without a command."""
-    path = f"import json, os, sys; sys.path[:] = json.loads(os.environ[{TASK_VARIABLE!r}])['path']"
-    return [sys.executable, "-c", f"{path}; from mygpt.__main__ import main; sys.exit(main([]))"]
+    """Runs `main` without a command. Until it has this process's path, it would import from the current folder."""
+    code = f"import sys; sys.path[:] = {sys.path!r}; from mygpt.__main__ import main; sys.exit(main([]))"
+    return [sys.executable, "-c", code]
