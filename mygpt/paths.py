@@ -54,9 +54,8 @@ def check_private(folder: Path | int) -> None:
 
 
 def _user_number() -> str:
-    return (
-        str(os.geteuid()) if hasattr(os, "geteuid") else "0"
-    )  # on Windows temporary files are each user's own
+    """On Windows there is none, and temporary files are each user's own."""
+    return str(os.geteuid()) if hasattr(os, "geteuid") else "0"
 
 
 def find_program(name: str) -> str | None:
