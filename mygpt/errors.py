@@ -3,6 +3,11 @@
 import re
 from collections.abc import Iterable
 
+# What Python, torch and the loader of libraries say where the system gives no more (but not for lack of permission).
+_LIMITED = re.compile(
+    r"(failed to map segment from shared object)(?!:)|can't start new thread|std::bad_alloc"
+)
+_NO_MEMORY = re.compile("can(not|'t) allocate memory", re.IGNORECASE)
 TOKEN, HIDDEN_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"  # the Hub's, never printed
 
 
@@ -38,10 +43,13 @@ def one_line(error: Exception) -> str:
     text = TOKEN.sub(HIDDEN_TOKEN, text)  # as in a mistyped option
     if isinstance(error, InputError | RunError):
         return text
+    if _LIMITED.search(text):
+        text = text.rpartition("Original error was: ")[2]  # numpy's, after a page of advice
+        return f"out of memory or threads; raise the limits of 'ulimit -v' and 'ulimit -u', or the container's ({text})"
     # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or _NO_MEMORY.search(text):
         remedy = "try a smaller --max_new_tokens, --batch_size or model, or more --devices; 'mygpt plan' says what fits"
-        return f"out of memory; {remedy} ({text})"
+        return f"out of memory; {remedy} ({text or type(error).__name__})"
     return f"{type(error).__name__}: {text} (MYGPT_DEBUG=1 shows where)"
 
 

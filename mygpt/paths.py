@@ -1,12 +1,8 @@
-"""Where mygpt keeps what it made once (the default model, kernels, compiled code), and where it finds programs."""
+"""Where mygpt keeps what it made once: the default model, kernels, compiled code."""
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 
@@ -16,53 +12,11 @@ def cache_folder() -> Path:
     try:
         return Path(own or Path(user, "mygpt")).expanduser()
     except RuntimeError:  # a user without a home folder, as in some containers
-        return Path(tempfile.gettempdir(), f"mygpt-{_user_number()}")
+        import tempfile
+
+        return Path(tempfile.gettempdir(), f"mygpt-{user_number()}")
 
 
-def code_folders(folder: Path, name: str) -> list[Path]:
-    """Where code may be kept that will run, the best place first; `private_folder` says which of them can be used.
-
-    They are a folder, one of this user within it (several may share a cache), and one among temporary files.
-    """
-    number = _user_number()
-    folders = [folder, folder / number]
-    with suppress(FileNotFoundError):  # there are no temporary files either
-        folders.append(Path(tempfile.gettempdir(), f"mygpt-{name}-{number}"))
-    return [place.absolute() for place in folders]
-
-
-def private_folder(folder: Path) -> Path:
-    """Make a folder if it is not there, and see that nobody but this user can write to it.
-
-    Raises:
-        OSError: it cannot be made, or others can write to it.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_private(folder)
-    return folder
-
-
-def check_private(folder: Path | int) -> None:
-    """See that a folder, or one that is open, is this user's, and that nobody else can write to it.
-
-    Raises:
-        OSError: others can.
-    """
-    info = os.stat(folder)  # noqa: PTH116, takes descriptors too
-    if hasattr(os, "geteuid") and (info.st_uid != os.geteuid() or info.st_mode & 0o022):
-        raise PermissionError(errno.EPERM, "other users can write to it")
-
-
-def _user_number() -> str:
-    """On Windows there is none, and temporary files are each user's own."""
+def user_number() -> str:
+    """For names of what several users may each have one of. On Windows there is none."""
     return str(os.geteuid()) if hasattr(os, "geteuid") else "0"
-
-
-def find_program(name: str) -> str | None:
-    """The absolute path of a program; None where there is none.
-
-    A relative folder in PATH, or an empty one, would be the current folder, which may hold anything.
-    """
-    folders = filter(os.path.isabs, os.environ.get("PATH", os.defpath).split(os.pathsep))
-    found = shutil.which(name, path=os.pathsep.join(folders))
-    return found and str(Path(found).absolute())
