@@ -62,6 +62,7 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
     _open_streams()
+    _shun_current_folder()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
     if started_as_worker():
@@ -91,13 +92,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Where the shell closed a standard stream (`2>&-`), Python has None; here it is as with `2>/dev/null`."""
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    """Where the shell closed a standard stream (`2>&-`), Python has None; here it is as with `2>/dev/null`.
+
+    Each gets its own number again, which is the lowest free one, before another file does. Children inherit them.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def _shun_current_folder() -> None:
+    """Let no program or module come from the current folder, where mygpt or a library starts compilers or Python."""
+    folders = filter(os.path.isabs, os.environ.get("PATH", "").split(os.pathsep))
+    os.environ["PATH"] = os.pathsep.join(folders) or os.defpath  # an empty one means the current folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def _dispatch(arguments: list[str]) -> None:

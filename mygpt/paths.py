@@ -11,7 +11,17 @@ from pathlib import Path
 def cache_folder() -> Path:
     """`$MYGPT_CACHE`, else `mygpt` under the user's cache folder; it may not exist yet."""
     own, user = os.environ.get("MYGPT_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or Path(user, "mygpt")).expanduser()
+    try:
+        return Path(own or Path(user, "mygpt")).expanduser()
+    except RuntimeError:  # a user without a home folder, as in some containers
+        import tempfile
+
+        return Path(tempfile.gettempdir(), f"mygpt-{user_number()}")
+
+
+def user_number() -> str:
+    """For names of what several users may each have one of. On Windows there is none."""
+    return str(os.geteuid()) if hasattr(os, "geteuid") else "0"
 
 
 def write_whole(path: Path, text: str) -> None:

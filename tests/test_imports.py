@@ -33,6 +33,7 @@ ROOMS = (
     "model",
     "kernels",
     "json_files",
+    "programs",
     "paths",
     "errors",
     "messages",
