@@ -1,6 +1,7 @@
 """Bad input of every kind: exit code 2, one line on standard error that names the thing, nothing left behind."""
 
 import json
+import os
 import pickle
 import re
 import shlex
@@ -332,6 +333,22 @@ FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
         ("chat template failed", "unsafe"),
     ),
     "template divides by zero": (template("{{ 1 / 0 }}"), ("chat template failed", "division by zero")),
+    "template without end": (
+        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        ("chat_template.jinja: the chat template takes too much time", "--prompt_style"),
+    ),
+    "tokenizer panics": (
+        lambda model: edit_json(model / "tokenizer.json", pre_tokenizer={"type": "FixedLength", "length": 0}),
+        ("tokenizer.json is not a valid tokenizer", "download it again"),
+    ),
+    "tokenizer a pipe": (
+        lambda model: ((model / "tokenizer.json").unlink(), os.mkfifo(model / "tokenizer.json")),
+        ("tokenizer.json is no regular file",),
+    ),
+    "template a device": (
+        lambda model: (model / "chat_template.jinja").symlink_to("/dev/zero"),
+        ("chat_template.jinja is no regular file",),
+    ),
     "template a number": (
         lambda model: edit_json(model / "tokenizer_config.json", chat_template=5),
         ("chat_template",),
