@@ -21,7 +21,7 @@ from tests.fuzz.case import CANARY, Case, give_to, remove, write_files
 NOBODY = 65534
 Call = Callable[[list[str]], int]
 _DUMPABLE, _SUBREAPER = 4, 36  # PR_SET_DUMPABLE and PR_SET_CHILD_SUBREAPER of prctl(2)
-_GRACE_S = 2.0  # in which processes of an ended case may end too
+_GRACE_S = 5.0  # in which processes of an ended case may end too
 _KEPT = 2 * 2**20  # bytes of an output that are read
 
 

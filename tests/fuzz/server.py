@@ -20,6 +20,7 @@ from tests.fuzz.bases import Bases
 from tests.fuzz.case import MODEL, Case
 from tests.fuzz.child import Call, Limits, Place, adopt_orphans, run_case
 from tests.fuzz.kinds import inputs, make_case, numbers, options
+from tests.fuzz.kinds.commands import add_default_model
 from tests.fuzz.verdict import judge
 
 _ODD_MODULES = {"antigravity", "this", "idlelib", "turtledemo", "test"}  # of the standard library
@@ -93,6 +94,9 @@ def _valid_cases(bases: Bases) -> Iterator[Case]:
         case = Case("valid", {}, list(arguments), b"Hi\n/regen\n/set top_k 1\n")
         case.add_model(bases.get("llama"))
         yield case
+    case = Case("valid", {}, ["generate", "--prompt", "Hi", *once])
+    add_default_model(case, bases.get("llama"))
+    yield case
 
 
 def main() -> None:

@@ -16,14 +16,14 @@ class Tally:
 
     seed: int
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    groups: dict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(dict))
+    groups: dict[str, dict[str, list[tuple[int, str]]]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, number: int, kind: str, verdict: Verdict) -> None:
         """Count one case."""
         self.counts[kind][verdict.word] += 1
         self.counts["all"][verdict.word] += 1
         if verdict.word in (BAD, FAILED):
-            self.groups[verdict.word].setdefault(verdict.group, []).append(f"{kind} {self.seed}:{number}")
+            self.groups[verdict.word].setdefault(verdict.group, []).append((number, kind))
 
     @property
     def bad(self) -> int:
@@ -40,10 +40,12 @@ class Tally:
         return [*table, "", *self._grouped(FAILED), *self._grouped(BAD), json.dumps(self._summary(seconds))]
 
     def _grouped(self, word: str) -> list[str]:
-        groups = sorted(self.groups[word].items(), key=lambda item: -len(item[1]))
-        return [
-            line for group, cases in groups for line in (f"{word}, {len(cases)} as {cases[0]}", f"  {group}")
-        ]
+        """The largest group first, each by its first case, whichever of the servers was faster."""
+        lines = []
+        for group, cases in sorted(self.groups[word].items(), key=lambda item: (-len(item[1]), min(item[1]))):
+            number, kind = min(cases)
+            lines += [f"{word}, {len(cases)} as {kind} {self.seed}:{number}", f"  {group}"]
+        return lines
 
     def _summary(self, seconds: float) -> dict[str, Any]:
         total = self.counts["all"].total()

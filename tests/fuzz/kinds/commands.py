@@ -5,6 +5,7 @@ import random
 from tests.fuzz.case import MODEL, Case
 
 ONE = ("--max_new_tokens", "2", "--seed", "1")
+_DEFAULT = "../home/.cache/mygpt/SmolLM2-135M-Instruct"
 _COMMANDS: tuple[tuple[int, list[str]], ...] = (
     (8, ["generate", MODEL, "--prompt", "Hi", *ONE]),
     (2, ["generate", "o/m", "--prompt", "Hi", "--raw_prompt", "true", *ONE]),
@@ -27,6 +28,11 @@ def use_model(rng: random.Random, case: Case, path: str = MODEL) -> Case:
     if chosen[0] == "chat":
         case.stdin = b"Hi\n/stats\nAnd?\n/regen\n"
     return case
+
+
+def add_default_model(case: Case, files: dict[str, bytes]) -> None:
+    """Where an option loses the checkpoint, mygpt takes its default model, which is not to be downloaded."""
+    case.files.update({f"{_DEFAULT}/{name}": content for name, content in files.items()})
 
 
 def new_case(files: dict[str, bytes]) -> Case:

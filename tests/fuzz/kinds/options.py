@@ -12,7 +12,7 @@ import yaml
 from tests.fuzz import mutate_bytes, mutate_files, values
 from tests.fuzz.bases import Bases
 from tests.fuzz.case import MODEL, Case
-from tests.fuzz.kinds.commands import ONE, new_case
+from tests.fuzz.kinds.commands import ONE, add_default_model, new_case
 from tests.fuzz.kinds.inputs import argument
 
 COMMANDS = ("generate", "chat", "plan", "convert", "download", "list")
@@ -60,6 +60,7 @@ def options(rng: random.Random, bases: Bases) -> Case:
     """A command with one to three odd options, out of all that its parser has."""
     command = rng.choice(COMMANDS)
     case = new_case(bases.get("llama"))
+    add_default_model(case, bases.get("llama"))
     case.files["rows.jsonl"] = b'{"prompt": "Hi"}\n'
     case.arguments = [command, *_usual(command)]
     case.stdin = b"Hi\n"
@@ -185,6 +186,7 @@ def preset(rng: random.Random, bases: Bases) -> Case:
 
 def _with_config(rng: random.Random, bases: Bases, command: str, content: dict[str, Any]) -> Case:
     case = new_case(bases.get("llama"))
+    add_default_model(case, bases.get("llama"))
     root, case.mutations = values.mutate_times(rng, content)
     how = rng.random()
     if isinstance(root, dict) and how < 0.6:  # in lines, as a user writes it
