@@ -35,6 +35,7 @@ ROOMS = (
     "json_files",
     "paths",
     "errors",
+    "termination",
 )
 FACADES = {
     "mygpt",

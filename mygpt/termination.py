@@ -1,0 +1,38 @@
+"""SIGTERM and SIGHUP as an exception: what is half written is removed, and the exit code is 128 + the signal's number.
+
+By default they would end the process at once, without any `finally`.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+_received: int | None = None
+
+
+def handle_signals() -> None:
+    """Raise SystemExit in the main thread for them; one that is ignored, as under `nohup`, stays ignored."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def ignore_signals() -> None:
+    """Ignore them, and Ctrl-C: the command has ended, and what Python still does takes a moment."""
+    for number in (signal.SIGINT, *SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def exit_code() -> int | None:
+    """That of a process that was told to end; None if it was not."""
+    return None if _received is None else 128 + _received
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    global _received
+    _received = number
+    ignore_signals()  # once: a terminal that closes sends several, and what follows tidies up
+    raise SystemExit(128 + number)
