@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +45,8 @@ class FakeHub:
     )  # file name -> bytes after which it hangs up, once
     broken_status: int | None = None  # answer everything with this, as a proxy or a Hub that is down would
     broken_message: str | None = None  # why, as the Hub itself would say
+    # Gets the handler and the path; answers in a way of its own and returns True, or returns False.
+    hostile: Callable[[BaseHTTPRequestHandler, str], bool] | None = None
     url: str = ""
 
     def fetched(self) -> set[str]:
@@ -93,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         headers = self.headers
         self.hub.requests.append(Request(self.command, path, headers["Range"], headers["Authorization"]))
-        if self.hub.broken_status is not None:
+        if self.hub.hostile is not None and self.hub.hostile(self, path):
+            self.close_connection = True
+        elif self.hub.broken_status is not None:
             message = self.hub.broken_message
             headers = {"X-Error-Message": message} if message else {}
             self._send(self.hub.broken_status, b"<html>no</html>", headers)

@@ -35,7 +35,7 @@ def writing(target: Path, nbytes: int) -> Iterator[None]:
         ) from error
 
 
-def check_room(folder: Path, nbytes: int, what: str) -> None:
+def check_room(folder: Path, nbytes: int, what: str, remedy: str = "name a folder on another disk") -> None:
     """Check that `nbytes` fit on the disk of an existing folder.
 
     Raises:
@@ -48,7 +48,7 @@ def check_room(folder: Path, nbytes: int, what: str) -> None:
     if disk.total and nbytes > disk.free:  # some network drives say 0
         raise RunError(
             f"{what} takes {gigabytes(nbytes)}, but the disk of {folder} has {gigabytes(disk.free)} left; "
-            "free some space, or name a folder on another disk"
+            f"free some space, or {remedy}"
         )
 
 
