@@ -21,14 +21,19 @@ def handle_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore them, and Ctrl-C: the command has ended, and what Python still does takes a moment."""
+    """Do nothing for them, and for Ctrl-C: the command has ended, and what Python still does takes a moment."""
     for number in (signal.SIGINT, *SIGNALS):
-        signal.signal(number, signal.SIG_IGN)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _ignore)
 
 
 def exit_code() -> int | None:
     """That of a process that was told to end; None if it was not."""
     return None if _received is None else 128 + _received
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Python complains of SIG_IGN where the signal has come just before."""
 
 
 def _end(number: int, frame: FrameType | None) -> None:

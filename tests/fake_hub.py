@@ -1,8 +1,10 @@
 """A small Hugging Face Hub on 127.0.0.1: enough for huggingface_hub to download from."""
 
+import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +47,7 @@ class FakeHub:
     )  # file name -> bytes after which it hangs up, once
     broken_status: int | None = None  # answer everything with this, as a proxy or a Hub that is down would
     broken_message: str | None = None  # why, as the Hub itself would say
+    pause_s: float = 0.0  # between two parts of 64 KiB
     # Gets the handler and the path; answers in a way of its own and returns True, or returns False.
     hostile: Callable[[BaseHTTPRequestHandler, str], bool] | None = None
     url: str = ""
@@ -87,6 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # who asked was killed
+            super().handle()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -158,7 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:cut])
+            for start in range(0, len(body[:cut]), 2**16):
+                self.wfile.write(body[:cut][start : start + 2**16])
+                time.sleep(self.hub.pause_s)
         if cut is not None:
             self.close_connection = True
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +27,10 @@ def writing(target: Path, nbytes: int) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        full = getattr(error, "errno", None) in _FULL or any(f"os error {number}" in why for number in _FULL)
-        if not full:
+        told = re.search(r"os error (\d+)", str(error))  # by safetensors, of the system
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        why = os.strerror(number) if number is not None else str(error)
+        if number not in _FULL:
             raise RunError(f"cannot write {target} ({why}); check its disk") from error
         raise RunError(
             f"cannot write {target} ({why}): it takes {gigabytes(nbytes)}; free some space, or name a folder on "
