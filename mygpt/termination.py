@@ -5,9 +5,13 @@ By default they would end the process at once, without any `finally`.
 
 from __future__ import annotations
 
+import _thread
+import os
 import signal
+import time
 from types import FrameType
 
+TIDY_S = 10.0  # at most, from the signal to the end
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 _received: int | None = None
@@ -40,4 +44,11 @@ def _end(number: int, frame: FrameType | None) -> None:
     global _received
     _received = number
     ignore_signals()  # once: a terminal that closes sends several, and what follows tidies up
+    _thread.start_new_thread(_give_up, (128 + number,))  # threading has locks, which this thread may hold
     raise SystemExit(128 + number)
+
+
+def _give_up(code: int) -> None:
+    """End the process where a library has swallowed the exception, or asks a terminal that is gone for a key."""
+    time.sleep(TIDY_S)
+    os._exit(code)

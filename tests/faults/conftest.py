@@ -1,5 +1,6 @@
 """Commands in processes of their own, as a shell starts them, on a machine of their own: caches, home and a Hub."""
 
+import ctypes
 import os
 import resource
 import shutil
@@ -40,8 +41,9 @@ class Machine:
         launcher: Sequence[str] = ("-m", "mygpt"),
         ignored: Sequence[signal.Signals] = (),
         file_bytes: int | None = None,
-        user: int | None = None,
+        obeys: bool = False,
         stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start a command in a process group of its own.
 
@@ -50,14 +52,17 @@ class Machine:
             launcher: what comes before them on Python's command line.
             ignored: signals that it ignores from the beginning.
             file_bytes: the size that its files can have, as if the disk were full then.
-            user: the id of the user that runs it.
+            obeys: whether the permissions of files bind it, also where the user is root.
             stdin: what it reads.
+            stdout: where it writes.
         """
 
         def prepare() -> None:
             reset_signals()
             for number in ignored:
                 signal.signal(number, signal.SIG_IGN)
+            if obeys and os.getuid() == 0:
+                give_up_root()
             if file_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
@@ -68,11 +73,10 @@ class Machine:
             text=True,
             errors="replace",
             stdin=stdin,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             start_new_session=True,
             preexec_fn=prepare,
-            user=user,
         )
         self.started.append(process)
         return process
@@ -95,6 +99,14 @@ class Machine:
         """Parts of files and locks, but for what a download can go on with."""
         found = [path for end in ("partial", "lock") for path in self.folder.glob(f"**/.*.{end}")]
         return [*found, *self.folder.glob("**/.removed-*"), *(self.folder / "TMPDIR").iterdir()]
+
+
+def give_up_root() -> None:
+    """Root is bound by the permissions of files without these capabilities, which `exec` will not give back."""
+    prctl, drop = ctypes.CDLL(None, use_errno=True).prctl, 24  # PR_CAPBSET_DROP
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        if prctl(drop, capability, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 def reset_signals() -> None:
