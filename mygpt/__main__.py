@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from mygpt import __version__
 from mygpt.errors import InputError, WorkerFinished, did_you_mean, error_message
 from mygpt.messages import tell
+from mygpt.parallel import termination
 from mygpt.parallel.rank_env import (
     REPORT_DELAY_S,
     TASK_VARIABLE,
     become_worker,
     env_rank,
     is_worker,
+    may_be_worker,
     started_as_worker,
 )
 
@@ -60,15 +62,29 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
+    """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 128 + a signal's number (130: Ctrl-C).
+
+    Without `arguments` it is this process's own command: those of the command line.
+    """
     _open_streams()
     _shun_current_folder()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
     if started_as_worker():
         become_worker()
+    if arguments is not None:
+        return _run(list(arguments))
+    if not may_be_worker():  # else rank 0 handles them
+        termination.handle_signals()
+    code = _run(sys.argv[1:])
+    termination.ignore_signals()
+    return termination.exit_code() or code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; say in one line what went wrong."""
     try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        _dispatch(arguments)
         sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback
         return 0
     except KeyboardInterrupt:
@@ -76,10 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(file=sys.stderr)  # what follows begins a line, after "^C"
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone, as in `mygpt generate | head`. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # whoever read it has gone, as in `mygpt generate | head`
         return 0
     except Exception as error:
+        if termination.exit_code():  # a terminal that has closed, on which the tidying up could not be shown
+            _discard_output()
+            return 1
         if os.environ.get("MYGPT_DEBUG") == "1":
             raise
         rank = ""
@@ -89,6 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rank = f"rank {env_rank('RANK') or local}: "
         tell(f"error: {rank}{error_message(error)}")
         return 2 if isinstance(error, InputError) else 1
+
+
+def _discard_output() -> None:
+    """At exit Python would complain that what is left of it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_streams() -> None:

@@ -33,7 +33,6 @@ ROOMS = (
     "model",
     "kernels",
     "json_files",
-    "programs",
     "paths",
     "errors",
     "messages",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.disk import check_room
 from mygpt.checkpoint.index import TOKENIZER_FILES
 from mygpt.checkpoint.weight_files import file_tensors, weight_files
 from mygpt.errors import InputError
@@ -65,9 +66,25 @@ class HFFolder(Checkpoint):
         return Tokenizer.from_folder(self.path) if self._tokenizer_files() else None
 
     def write_tokenizer(self, folder: Path) -> None:
-        """Copy the folder's files."""
-        for file in self._tokenizer_files():
-            shutil.copyfile(file, folder / file.name)
+        """Copy the folder's files.
+
+        Raises:
+            InputError: one cannot be read, or is a device or a pipe, which may have no end.
+            RunError: the disk is full.
+        """
+        files = [file for file in (self.path / name for name in TOKENIZER_FILES) if file.exists()]
+        if special := [file for file in files if not file.is_file()]:
+            raise InputError(f"{special[0]} is no regular file and cannot be copied; remove or replace it")
+        check_room(folder, sum(file.stat().st_size for file in files), f"the tokenizer of {self.path}")
+        for file in files:
+            try:
+                source = file.open("rb")
+            except OSError as error:
+                raise InputError(
+                    f"{file} cannot be read ({error.strerror}); check its permissions"
+                ) from error
+            with source, (folder / file.name).open("wb") as copy:
+                shutil.copyfileobj(source, copy)
 
     def _tokenizer_files(self) -> list[Path]:
         return [self.path / name for name in TOKENIZER_FILES if is_file(self.path / name)]

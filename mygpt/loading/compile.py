@@ -31,8 +31,7 @@ from mygpt.model.rope import RotaryEmbedding
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.rank_env import is_worker
 from mygpt.parallel.sequential import SequentialGPT
-from mygpt.paths import cache_folder
-from mygpt.programs import code_folders, private_folder
+from mygpt.paths import cache_folder, code_folders, private_folder
 from mygpt.quantize.bnb_library import bitsandbytes
 from mygpt.quantize.matmul import EightBitProduct, FastFourBitProduct, FourBitProduct
 

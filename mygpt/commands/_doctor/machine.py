@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mygpt.programs import find_program
+from mygpt.paths import find_program
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")

@@ -23,8 +23,7 @@ from mygpt.commands._doctor.remedies import problems
 from mygpt.hub.inventory import folder_size, hub_cache
 from mygpt.hub.reach import HubCheck, default_model, hub_settings
 from mygpt.hub.resolve import CHECKPOINTS
-from mygpt.paths import cache_folder
-from mygpt.programs import find_program
+from mygpt.paths import cache_folder, find_program
 
 PACKAGES = (
     *("lightning", "bitsandbytes", "huggingface_hub", "tokenizers", "safetensors", "transformers", "gguf"),

@@ -26,8 +26,7 @@ import torch
 from mygpt.kernels.cpu import isa
 from mygpt.kernels.cpu.cache import LibraryCache
 from mygpt.messages import tell
-from mygpt.paths import cache_folder
-from mygpt.programs import code_folders, find_program, private_folder
+from mygpt.paths import cache_folder, code_folders, find_program, private_folder
 
 _SOURCES = Path(__file__).absolute().parent
 _FLAGS = ["-O3", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]

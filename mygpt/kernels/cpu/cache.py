@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mygpt.programs import check_private
+from mygpt.paths import check_private
 
 _CHECKSUM = 32  # digits
 
