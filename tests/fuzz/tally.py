@@ -23,7 +23,10 @@ class Tally:
         self.counts[kind][verdict.word] += 1
         self.counts["all"][verdict.word] += 1
         if verdict.word in (BAD, FAILED):
-            self.groups[verdict.word].setdefault(verdict.group, []).append((number, kind))
+            # A time-out or a signal says nothing of where it was.
+            bare = " " not in verdict.message or verdict.message.startswith("died of")
+            group = f"{verdict.group} in {kind}" if bare else verdict.group
+            self.groups[verdict.word].setdefault(group, []).append((number, kind))
 
     @property
     def bad(self) -> int:

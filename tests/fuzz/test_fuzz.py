@@ -93,9 +93,9 @@ def test_one_bad_case_fails_the_run_and_is_named(bases: Path) -> None:
     crashed = python(*command, "--call", "tests.fuzz.planted:crash")
     assert crashed.returncode == 1
     summary = json.loads(crashed.stdout.splitlines()[-1])
-    assert (summary["seed"], summary["mutations"], summary["bad"], summary["bad_groups"]) == (7, 4, 4, 1)
+    assert (summary["seed"], summary["mutations"], summary["bad"], summary["bad_groups"]) == (7, 4, 4, 4)
     kind = make_case(7, 0, Bases(bases)).kind
-    assert f"bad, 4 as {kind} 7:0\n  died of SIGSEGV" in crashed.stdout
+    assert f"bad, 1 as {kind} 7:0\n  died of SIGSEGV in {kind}" in crashed.stdout
     good = python(*command, "--call", "tests.fuzz.planted:answer")
     assert (good.returncode, json.loads(good.stdout.splitlines()[-1])["ok"]) == (0, 4)
 

@@ -157,7 +157,7 @@ def _break_sentencepiece(rng: random.Random, case: Case, path: str) -> None:
         told = f"{how}.{name} = {str(value)[:40]!a}"
         try:
             setattr(part, name, value)
-        except (TypeError, ValueError, AttributeError, UnicodeEncodeError):
+        except (TypeError, ValueError, OverflowError, AttributeError):
             told += ", not set"
     case.files[path] = model.SerializeToString()
     case.mutations.append(told)

@@ -48,7 +48,7 @@ def _break_tensors(rng: random.Random, case: Case, wanted: tuple[str, ...] = ())
     for _ in range(rng.choice((1, 1, 1, 2))):
         try:
             content, told = mutate_tensors.mutate(rng, content, wanted)
-        except (ValueError, KeyError, TypeError, AttributeError):  # no safetensors any more
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no safetensors any more
             content, told = mutate_bytes.mutate(rng, content)
         case.mutations.append(f"{path}: {told}")
     case.files[path] = content
