@@ -18,13 +18,20 @@ def refuse_failures(problem: str) -> Iterator[None]:
     """Turn a panic and any other exception of the library into an InputError that begins with `problem`."""
     try:
         yield
-    except (InputError, MemoryError):
-        raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # it may be Ctrl-C
-            raise
-        why = str(error).strip().partition("\n")[0]
-        raise InputError(f"{problem} ({why}): download it again") from error
+        raise as_input_error(problem, error) from error
+
+
+def as_input_error(problem: str, error: BaseException) -> InputError:
+    """An InputError that begins with `problem`, for a panic or another exception of the library.
+
+    What is neither, such as Ctrl-C, is raised again.
+    """
+    is_panic = type(error).__name__ == "PanicException"  # pyo3's, which no module exports
+    if isinstance(error, InputError | MemoryError) or not (is_panic or isinstance(error, Exception)):
+        raise error
+    why = str(error).strip().partition("\n")[0]
+    return InputError(f"{problem} ({why}): download it again")
 
 
 @contextlib.contextmanager

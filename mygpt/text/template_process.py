@@ -83,12 +83,15 @@ class TemplateProcess:
     def _start(self) -> None:
         # -I: no module comes from the current folder. A session of its own: Ctrl-C and Ctrl-Z are the parent's.
         command = [sys.executable, "-I", template_worker.__file__]
+        # What is preloaded, such as a sanitizer, may reserve more memory than the limit.
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         try:
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                env=environment,
                 start_new_session=True,
             )
         except OSError as error:
@@ -134,8 +137,8 @@ class TemplateProcess:
             timer.cancel()
 
     def _kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
+        if (child := self._child) is not None:
+            child.kill()
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

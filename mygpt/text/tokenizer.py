@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from mygpt.errors import InputError
-from mygpt.text.panics import refuse_failures
+from mygpt.text.panics import as_input_error, refuse_failures
 from mygpt.text.tokenizer_files import load_folder, named_tokens
 
 _CHARACTERS_PER_TOKEN = 8  # more than most texts have
@@ -89,8 +89,10 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
-        with refuse_failures(f"{self._place}the tokenizer cannot decode the ids"):
+        try:
             return self.backend.decode(ids, skip_special_tokens=True)
+        except BaseException as error:
+            raise as_input_error(f"{self._place}the tokenizer cannot decode the ids", error) from error
 
     def token_to_id(self, token: str) -> int | None:
         """The id of one token, or None if the vocabulary lacks it."""

@@ -206,7 +206,9 @@ def test_sources_of_the_template_in_order(tmp_path):
     assert find_chat_template(tmp_path, tokenizer(**config)) == ("é\n", jinja)
 
 
-@pytest.mark.parametrize("found", [1, {"a": "b"}, [{"name": "rag", "template": "R"}], ["x"], []])
+@pytest.mark.parametrize(
+    "found", [1, {"a": "b"}, [{"name": "rag", "template": "R"}], [{"name": ["x"]}], ["x"], []]
+)
 def test_a_chat_template_of_another_shape_is_an_input_error(found):
     with pytest.raises(InputError, match="chat_template in the tokenizer's config"):
         find_chat_template(None, tokenizer(chat_template=found))

@@ -207,6 +207,15 @@ def test_standard_streams_may_be_closed(tmp_path: Path):
     assert (tmp_path / "answer").read_text() == "Hi"
 
 
+def test_what_is_preloaded_into_the_parent_takes_none_of_the_childs_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LD_PRELOAD", "/nowhere/libasan.so")
+    template = ChatTemplate("{{ messages[0].content }}")
+    assert write(template) == "Hi"
+    if sys.platform == "linux":
+        environ = Path(f"/proc/{template._process._child.pid}/environ").read_bytes()
+        assert b"libasan" not in environ
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs; a dead one that nobody waited for does not."""
     try:
