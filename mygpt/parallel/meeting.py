@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -80,4 +80,5 @@ class MeetingPoint:
                 return
 
     def _announce(self) -> None:
-        print(f"waiting for {self.missing} at {self.where}", file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # standard error is gone
+            print(f"waiting for {self.missing} at {self.where}", file=sys.stderr, flush=True)
