@@ -13,10 +13,12 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is something else.
     """
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():
+            return {}
         content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): download it again") from error
     if not isinstance(content, dict):
