@@ -61,7 +61,9 @@ class SafetensorsFile:
         broken = f"{path} is truncated or corrupt; download it again"
         try:
             with path.open("rb") as stream:  # https://github.com/huggingface/safetensors#format
-                with safe_open(path, framework="pt"):  # it checks the header, and the file's length against it
+                with safe_open(
+                    path, framework="pt"
+                ):  # it checks the header, and the file's length against it
                     pass
                 length = int.from_bytes(stream.read(8), "little")
                 header: dict[str, Any] = json.loads(stream.read(length))

@@ -83,7 +83,8 @@ class Family:
 
 
 # What each field of a template matches.
-_FIELDS = {"i": r"\d+", "e": r"\d+", "h": r"\d+", "p": "weight|bias", "rest": ".+"}
+_NUMBER = "[0-9]{1,9}"
+_FIELDS = {"i": _NUMBER, "e": _NUMBER, "h": _NUMBER, "p": "weight|bias", "rest": ".+"}
 
 
 def _pattern(template: str) -> re.Pattern[str]:
