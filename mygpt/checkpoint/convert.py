@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.config_check import checked_config
 from mygpt.checkpoint.fill import weight_targets
 from mygpt.checkpoint.write import with_dtype, write_folder, written_bytes
 from mygpt.errors import InputError
-from mygpt.families import read_config
 from mygpt.families._base import Family
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
@@ -47,7 +47,7 @@ def convert(
         raise InputError(
             f"{checkpoint.path} is stored quantized already; quantize the original, or leave --quantize out"
         )
-    family, architecture = read_config(checkpoint.config, str(checkpoint.path))
+    family, architecture = checked_config(checkpoint)
     dtype = dtype or torch.bfloat16
     with torch.device("meta"):
         model = GPT(architecture)

@@ -10,9 +10,9 @@ import torch
 
 from mygpt import kernels
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.config_check import checked_config
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError, WorkerFinished
-from mygpt.families import read_config
 from mygpt.hub.default_model import REPO, recommended
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
@@ -112,7 +112,7 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     stop_ids = _stop_ids(checkpoint, prompt_encoder)
     recommendations = {**recommended(name), **checkpoint.generation_config}
     generation = read_generation_config(recommendations, str(path))
-    family, config = read_config(checkpoint.config, str(checkpoint.path))
+    family, config = checked_config(checkpoint)
     config = limit_context(config, options.context_length)
     check_memory(name, checkpoint, config, options)
     placement = choose_placement(config, options, name)

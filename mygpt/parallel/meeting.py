@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -127,4 +127,5 @@ class MeetingPoint:
                 return
 
     def _announce(self) -> None:
-        tell(f"waiting for {self.missing} at {self.where}")
+        with suppress(OSError, ValueError):  # standard error is gone
+            tell(f"waiting for {self.missing} at {self.where}")

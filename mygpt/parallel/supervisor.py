@@ -115,15 +115,17 @@ class Supervisor(threading.Thread):
         self._exit(f"rank {rank} was killed by {signal.Signals(-code).name}{hint}")
 
     def _exit(self, reason: str | None, code: int = 1) -> NoReturn:
-        self.kill_children()
-        if self._terminal is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
-        if sys.stderr.isatty():
-            # The cursor, which a progress bar hides; what follows begins a line, after "^C".
-            print("\x1b[?25h", end="\n" if code == 130 else "", file=sys.stderr, flush=True)
-        if reason is not None:
-            tell(f"error: {reason}; the other ranks were ended")
-        os._exit(code)
+        try:
+            self.kill_children()
+            if self._terminal is not None:
+                termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
+            if sys.stderr.isatty():
+                # The cursor, which a progress bar hides; what follows begins a line, after "^C".
+                print("\x1b[?25h", end="\n" if code == 130 else "", file=sys.stderr, flush=True)
+            if reason is not None:
+                tell(f"error: {reason}; the other ranks were ended")
+        finally:  # also where the terminal is gone
+            os._exit(code)
 
     def stop(self) -> None:
         """End the children with this rank: by themselves where they were told to, else by a signal."""

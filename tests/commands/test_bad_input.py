@@ -168,6 +168,22 @@ CONFIGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("'mscale'", "number"),
     ),
     "odd rotary dimensions": ({"head_dim": 9}, ("9 rotary dimensions", "even")),
+    "65,536 layers": ({"num_hidden_layers": 65_536}, ("'num_hidden_layers' must be at most 1024", "65536")),
+    "1,000 layers": ({"num_hidden_layers": 1000}, ("'num_hidden_layers' 1000", "those of 2 layers")),
+    "2^31 heads": ({"num_attention_heads": 2**31}, ("'num_attention_heads' must be at most 4096",)),
+    "4,000 heads": (
+        {"num_attention_heads": 4000, "num_key_value_heads": 4000},
+        ("'num_key_value_heads' 4000", "do not fit model.layers.0.self_attn.k_proj", "(16, 48)"),
+    ),
+    "a wide head": ({"head_dim": 65_536}, ("'head_dim' 65536", "do not fit")),
+    "a large vocabulary": (
+        {"vocab_size": 4_000_000},
+        (
+            "'vocab_size' 4000000 and 'hidden_size' 48 do not fit model.embed_tokens.weight of shape (320, 48)",
+        ),
+    ),
+    "another width": ({"intermediate_size": 4_000_000}, ("'intermediate_size' 4000000", "do not fit")),
+    "sizes past 2^63": ({"hidden_size": 2**63}, ("'hidden_size' must be at most",)),
     "eos is text": ({"eos_token_id": "</s>"}, ("'eos_token_id'", "'</s>'")),
 }
 
@@ -225,6 +241,7 @@ def template(text: str) -> Break:
 
 
 Q = "model.layers.0.self_attn.q_proj.weight"
+Q1 = "model.layers.1.self_attn.q_proj.weight"
 FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
     "empty folder": (lambda model: [path.unlink() for path in model.iterdir()], ("no config.json",)),
     "no config.json": (lambda model: (model / "config.json").unlink(), ("no config.json",)),
@@ -275,8 +292,12 @@ FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
         ("1 unexpected: surplus",),
     ),
     "tensor of another shape": (
+        lambda model: tensors(model, lambda weights: weights.update({Q1: torch.ones(40, 48)})),
+        ("1 wrongly shaped: layers.1.attention.q.weight (40, 48) in place of (48, 48)",),
+    ),
+    "tensors of another shape than the config's": (
         lambda model: tensors(model, lambda weights: weights.update({Q: torch.ones(40, 48)})),
-        ("1 wrongly shaped: layers.0.attention.q.weight (40, 48) in place of (48, 48)",),
+        ("'num_attention_heads' 6 and 'head_dim' 8 and 'hidden_size' 48 do not fit", Q, "(40, 48)"),
     ),
     "tensor of integers": (
         lambda model: tensors(model, lambda weights: weights.update({Q: torch.ones(48, 48).char()})),
@@ -288,7 +309,7 @@ FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
     ),
     "one layer too many": (
         lambda model: edit_json(model / "config.json", num_hidden_layers=3),
-        ("9 missing: layers.2.",),
+        ("'num_hidden_layers' 3, but the weights are those of 2 layers",),
     ),
     ".bin garbage": (replace(WEIGHTS, "pytorch_model.bin", "garbage"), ("pytorch_model.bin", "corrupt")),
     ".bin empty": (replace(WEIGHTS, "pytorch_model.bin", ""), ("pytorch_model.bin", "corrupt")),
