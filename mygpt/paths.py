@@ -44,19 +44,18 @@ def private_folder(folder: Path) -> Path:
         OSError: it cannot be made, or others can write to it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_private(folder)
+    check_private(folder.stat(), folder)
     return folder
 
 
-def check_private(folder: Path | int) -> None:
-    """See that a folder, or one that is open, is this user's, and that nobody else can write to it.
+def check_private(info: os.stat_result, folder: Path) -> None:
+    """See by what `stat` says of a folder that it is this user's, and that nobody else can write to it.
 
     Raises:
         OSError: others can.
     """
-    info = os.stat(folder)  # noqa: PTH116, takes descriptors too
     if hasattr(os, "geteuid") and (info.st_uid != os.geteuid() or info.st_mode & 0o022):
-        raise PermissionError(errno.EPERM, "other users can write to it")
+        raise PermissionError(errno.EPERM, "other users can write to it", str(folder))
 
 
 def find_program(name: str) -> str | None:

@@ -135,11 +135,13 @@ def prepare_compiler(placement: Placement) -> None:
 
     Raises:
         InputError: it cannot.
+        RunError: there is no folder for its code.
     """
     if placement.devices[0].type == "mps":
         raise InputError("--compile does not go with mps; leave it out, or use --accelerator cpu")
     # Before its first import, which would choose a folder.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_code_folder()))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_code_folder())
     # Torch (2.13) would take code from that folder that it made for another capability (as of MYGPT_ISA), and give NaN.
     if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
         torch.compiler.config.cache_key_tag = capability

@@ -288,10 +288,10 @@ SLOW = '#!/bin/sh\necho $$ > "{0}/compiler.pid"\ntouch half-made\nsleep 60\n'
 
 
 @needs_kernels
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_build_that_is_ended(fresh: Path, tmp_path: Path, compiler: Path, number: int) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_build_that_is_ended(fresh: Path, tmp_path: Path, compiler: Path, name: str) -> None:
     """Nothing is left of it; after SIGKILL until the next build."""
-    slow = tmp_path / "slow"
+    number, slow = getattr(signal, name), tmp_path / "slow"
     slow.write_text(SLOW.format(tmp_path))
     slow.chmod(0o755)
     running = subprocess.Popen([sys.executable, "-c", BUILD], env={**os.environ, "CC": str(slow)})
@@ -302,7 +302,7 @@ def test_a_build_that_is_ended(fresh: Path, tmp_path: Path, compiler: Path, numb
         time.sleep(0.05)
     running.send_signal(number)
     assert running.wait(20) == -number
-    if number == signal.SIGKILL:
+    if name == "SIGKILL":
         os.killpg(int(pid.read_text()), signal.SIGKILL)
     else:
         assert not list(fresh.glob("*"))

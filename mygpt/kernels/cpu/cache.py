@@ -36,7 +36,7 @@ class LibraryCache:
         """
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            check_private(number)
+            check_private(os.fstat(number), folder)
             yield cls(number)
         finally:
             os.close(number)
