@@ -167,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             for start in range(0, len(body[:cut]), 2**16):
                 self.wfile.write(body[:cut][start : start + 2**16])
-                time.sleep(self.hub.pause_s)
+                if self.hub.pause_s:
+                    time.sleep(self.hub.pause_s)
         if cut is not None:
             self.close_connection = True
 
