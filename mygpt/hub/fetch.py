@@ -39,7 +39,7 @@ def fetch_model(
         if target is None:
             # The cache's branch moves last: until then an older, complete snapshot stays the one in use.
             hf_hub_download(repo, CONFIG, revision=revision, token=access_token)
-            clear_stale(repo)
+        clear_stale(repo, target)
         return folder
 
 

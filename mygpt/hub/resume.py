@@ -88,9 +88,10 @@ def lock_folder(repo: str, target: Path | None) -> Path:
     return target / ".cache" / "huggingface"
 
 
-def clear_stale(repo: str) -> None:
-    """Remove what downloads left in the cache that were killed a day ago or earlier, and that none can go on with."""
-    for file in _blobs(repo).glob("*.????????.incomplete"):
+def clear_stale(repo: str, target: Path | None) -> None:
+    """Remove what huggingface_hub left of downloads that were killed a day ago or earlier; none can go on with it."""
+    folder = _blobs(repo) if target is None else lock_folder(repo, target) / "download"
+    for file in folder.rglob("*.????????.incomplete"):
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime > _STALE_S:
                 file.unlink()

@@ -133,6 +133,8 @@ def test_at_any_moment(
     if number != signal.SIGKILL:
         assert "error: " not in error
         assert not machine.leftovers()
+    for part in machine.folder.rglob("*.incomplete"):  # what nobody can go on with is kept for a day
+        os.utime(part, (time.time() - 25 * 3600,) * 2)
     works(machine, command)
 
 

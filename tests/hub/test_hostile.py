@@ -232,15 +232,18 @@ def test_a_part_that_is_longer_than_its_file(fake: FakeHub, target) -> None:
     assert not list(folder.rglob("*.incomplete"))
 
 
-def test_what_a_killed_download_left_is_removed_a_day_later(fake: FakeHub) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_a_killed_download_left_is_removed_a_day_later(fake: FakeHub, target) -> None:
     """huggingface_hub gives each a name of its own, and never looks at it again."""
-    blobs = Path(constants.HF_HUB_CACHE, "models--owner--model", "blobs")
-    blobs.mkdir(parents=True)
-    old, young = blobs / f"{etag(b'x')}.0123abcd.incomplete", blobs / f"{etag(b'x')}.4567cdef.incomplete"
+    folder = Path(constants.HF_HUB_CACHE, "models--owner--model", "blobs")
+    if target is not None:
+        folder = target / REPO / ".cache" / "huggingface" / "download"
+    folder.mkdir(parents=True)
+    old, young = folder / f"{etag(b'x')}.0123abcd.incomplete", folder / f"{etag(b'x')}.4567cdef.incomplete"
     for file in (old, young):
         file.touch()
     os.utime(old, (time.time() - 25 * 3600,) * 2)
-    download(REPO)
+    download(REPO, checkpoint_dir=target)
     assert not old.exists()
     assert young.exists()  # perhaps another program is about it
 
