@@ -1,6 +1,7 @@
 """One case in a process of its own: without privileges, with limits, in its own folder."""
 
 import atexit
+import ctypes
 import os
 import resource
 import select
@@ -15,11 +16,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
-from tests.fuzz import user
 from tests.fuzz.case import CANARY, Case, give_to, remove, write_files
 
+NOBODY = 65534
 Call = Callable[[list[str]], int]
-_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+_DUMPABLE, _SUBREAPER = 4, 36  # PR_SET_DUMPABLE and PR_SET_CHILD_SUBREAPER of prctl(2)
 _GRACE_S = 5.0  # in which processes of an ended case may end too
 _KEPT = 2 * 2**20  # bytes of an output that are read
 
@@ -61,9 +62,7 @@ class Place:
         self.root = root
         self.case, self.outside, self.io = root / "case", root / "outside", root / "io"
         self.run, self.home, self.tmp = (self.case / name for name in ("run", "home", "tmp"))
-        self.user = user.NOBODY if os.geteuid() == 0 else None
-        if self.user is not None:
-            user.starts_python(self.user)  # found out once, before the cases
+        self.user = NOBODY if os.geteuid() == 0 else None
 
     def environment(self) -> dict[str, str]:
         """The variables of every case: its folders, no network, one thread."""
@@ -119,7 +118,11 @@ def _owner(entry: os.DirEntry[str]) -> int | None:
 
 def adopt_orphans() -> None:
     """Become the parent of processes whose parent has ended, so that they are noticed."""
-    user.prctl(_SUBREAPER, 1)
+    _prctl(_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def run_case(case: Case, place: Place, call: Call, limits: Limits) -> Outcome:
@@ -216,7 +219,10 @@ def _child(arguments: list[str], place: Place, call: Call, limits: Limits) -> No
         os.chdir(place.run)
         _set_limits(limits)
         if place.user is not None:
-            user.become(place.user)
+            os.setgroups([])
+            os.setgid(place.user)
+            os.setuid(place.user)
+            _prctl(_DUMPABLE, 1)  # or /proc/self belongs to root
         _open_streams()
         tempfile.tempdir = None
         code = _as_python_does(arguments, call)
