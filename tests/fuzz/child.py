@@ -29,7 +29,7 @@ _KEPT = 2 * 2**20  # bytes of an output that are read
 class Limits:
     """What one case may use. Generous, since other work may share the machine."""
 
-    wall_s: float = 60
+    wall_s: float = 120
     cpu_s: int = 40
     memory_bytes: int = 4 * 2**30  # of address space, beyond the server's own
     file_bytes: int = 256 * 2**20
