@@ -58,7 +58,7 @@ def _parse() -> argparse.Namespace:
                         help=f"only these of {', '.join(KINDS)}")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--case", type=_case, help="SEED:NUMBER, run alone and kept")
-    parser.add_argument("--wall", type=float, default=60, help="seconds after which a case is ended")
+    parser.add_argument("--wall", type=float, default=120, help="seconds after which a case is ended")
     parser.add_argument(
         "--cpu", type=int, default=40, help="seconds of computing after which a case is ended"
     )

@@ -1,7 +1,6 @@
 """One case in a process of its own: without privileges, with limits, in its own folder."""
 
 import atexit
-import ctypes
 import os
 import resource
 import select
@@ -16,11 +15,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
-from tests.fuzz.case import CANARY, Case, give_to, remove, write_files
+from tests.fuzz.case import CANARY, Case, Unreadable, give_to, remove, write_files
+from tests.fuzz.rights import NOBODY, become, reaches_python
 
-NOBODY = 65534
 Call = Callable[[list[str]], int]
-_DUMPABLE, _SUBREAPER = 4, 36  # PR_SET_DUMPABLE and PR_SET_CHILD_SUBREAPER of prctl(2)
 _GRACE_S = 5.0  # in which processes of an ended case may end too
 _KEPT = 2 * 2**20  # bytes of an output that are read
 
@@ -29,7 +27,7 @@ _KEPT = 2 * 2**20  # bytes of an output that are read
 class Limits:
     """What one case may use. Generous, since other work may share the machine."""
 
-    wall_s: float = 60
+    wall_s: float = 120
     cpu_s: int = 40
     memory_bytes: int = 4 * 2**30  # of address space, beyond the server's own
     file_bytes: int = 256 * 2**20
@@ -54,7 +52,8 @@ class Place:
     """The folder in which a server runs its cases, one after the other.
 
     `case/run` is the working folder, `case/home` and `case/tmp` what they are called; all are made anew for each case.
-    `outside` lies beside them and must stay as it is.
+    `outside` lies beside them and must stay as it is. Where root runs the server, `user` runs the cases. `reads_all`:
+    he may read all files, but for cases with unreadable ones, since Python lies where only root comes.
     """
 
     def __init__(self, root: Path) -> None:
@@ -63,6 +62,7 @@ class Place:
         self.case, self.outside, self.io = root / "case", root / "outside", root / "io"
         self.run, self.home, self.tmp = (self.case / name for name in ("run", "home", "tmp"))
         self.user = NOBODY if os.geteuid() == 0 else None
+        self.reads_all = self.user is not None and not reaches_python(self.user)
 
     def environment(self) -> dict[str, str]:
         """The variables of every case: its folders, no network, one thread."""
@@ -116,15 +116,6 @@ def _owner(entry: os.DirEntry[str]) -> int | None:
         return None
 
 
-def adopt_orphans() -> None:
-    """Become the parent of processes whose parent has ended, so that they are noticed."""
-    _prctl(_SUBREAPER, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
 def run_case(case: Case, place: Place, call: Call, limits: Limits) -> Outcome:
     """Run `call` with the case's arguments in a new process. Its folders stay as they are afterwards."""
     place.prepare(case)
@@ -133,7 +124,7 @@ def run_case(case: Case, place: Place, call: Call, limits: Limits) -> Outcome:
     start = time.monotonic()
     process = os.fork()
     if not process:
-        _child(case.arguments, place, call, limits)
+        _child(case, place, call, limits)
     try:
         timed_out = not _ends(process, limits.wall_s)
     finally:
@@ -205,8 +196,9 @@ def _children() -> list[int]:
     return found
 
 
-def _child(arguments: list[str], place: Place, call: Call, limits: Limits) -> NoReturn:
+def _child(case: Case, place: Place, call: Call, limits: Limits) -> NoReturn:
     """In the new process: never returns."""
+    unreadable = any(isinstance(entry, Unreadable) for entry in case.files.values())
     code = 70
     try:
         os.setsid()
@@ -219,13 +211,10 @@ def _child(arguments: list[str], place: Place, call: Call, limits: Limits) -> No
         os.chdir(place.run)
         _set_limits(limits)
         if place.user is not None:
-            os.setgroups([])
-            os.setgid(place.user)
-            os.setuid(place.user)
-            _prctl(_DUMPABLE, 1)  # or /proc/self belongs to root
+            become(place.user, reads_all=place.reads_all and not unreadable)
         _open_streams()
         tempfile.tempdir = None
-        code = _as_python_does(arguments, call)
+        code = _as_python_does(case.arguments, call)
     finally:
         os._exit(code)
 

@@ -12,8 +12,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.fuzz.case import Case, Folder, Link, Unreadable
-from tests.fuzz.child import Call, Limits, Place, adopt_orphans, run_case
+from tests.fuzz.case import Case, Entry, Folder, Link, Unreadable
+from tests.fuzz.child import Call, Limits, Place, run_case
+from tests.fuzz.rights import adopt_orphans
 from tests.fuzz.verdict import judge
 
 
@@ -92,11 +93,19 @@ def _limited() -> int:
     return 0
 
 
+def _python() -> int:
+    """As the process that renders chat templates; and nothing of root's can be written to."""
+    if os.getuid() != Path("/").stat().st_uid and os.access("/", os.W_OK):
+        raise AssertionError("it may write everywhere")
+    return subprocess.run([sys.executable, "-c", "import mygpt"], check=False).returncode
+
+
 PLANTED = {
     "answer": lambda: print("Paris") or 0,
     "refusal": lambda: _says("a note\nerror: no such file: 'x'; name another", 2),
     "not finite": lambda: _says("error: the model's logits are not finite: download them again", 1),
     "limited": _limited,
+    "python": _python,
     "crash": _crash,
     "hang": _hang,
     "hang in a grandchild": _hang_in_a_grandchild,
@@ -125,12 +134,9 @@ def run(name: str, folder: Path) -> None:
     adopt_orphans()
     os.environ.update(Place(folder).environment())
     folder.chmod(0o755)
-    files = {
-        "unreadable": Unreadable(b"x"),
-        "zero": Link("/dev/zero"),
-        "loop": Link("loop"),
-        "folder": Folder(),
-    }
+    files: dict[str, Entry] = {"zero": Link("/dev/zero"), "loop": Link("loop"), "folder": Folder()}
+    if name == "limited":
+        files["unreadable"] = Unreadable(b"x")
     limits = replace(Limits(), wall_s=1 if "hang" in name else 60, cpu_s=1)
     outcome = run_case(Case("planted", files, [name]), Place(folder), _call, limits)
     verdict = judge(outcome)

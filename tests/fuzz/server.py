@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tests.fuzz.bases import Bases
 from tests.fuzz.case import MODEL, Case
-from tests.fuzz.child import Call, Limits, Place, adopt_orphans, run_case
+from tests.fuzz.child import Call, Limits, Place, run_case
 from tests.fuzz.kinds import inputs, make_case, numbers, options
 from tests.fuzz.kinds.commands import add_default_model
+from tests.fuzz.rights import adopt_orphans
 from tests.fuzz.verdict import judge
 
 _ODD_MODULES = {"antigravity", "this", "idlelib", "turtledemo", "test"}  # of the standard library
@@ -47,7 +48,7 @@ def mygpt_main() -> Call:
 def preload(bases: Bases, place: Place, call: Call) -> None:
     """Import all of mygpt and of the standard library, and what runs of valid cases import beyond; load the kernels.
 
-    What a case imports on its way to an error must be there: its user may not be able to read Python's folder.
+    The user of a case with unreadable files may not be able to read Python's folder either.
     """
     import mygpt
 

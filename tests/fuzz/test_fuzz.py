@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 NOTICED = {
     "answer": (OK, ""),
     "limited": (OK, ""),
+    "python": (OK, ""),
     "refusal": (REFUSED, "error: no such file: 'x'; name another"),
     "not finite": (FAILED, "not finite"),
     "crash": (BAD, "died of SIGSEGV"),

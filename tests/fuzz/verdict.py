@@ -12,7 +12,7 @@ OK, REFUSED, FAILED, BAD = "ok", "refused", "run-time failure", "bad"
 # What may fail while running, by how its line begins after "error: ".
 RIGHT_FAILURES = ("the model's logits are not finite", "out of memory", "cannot store")
 _CODE = re.compile(
-    r"Traceback \(most recent call last\)|panicked at|Fatal Python error|Exception (?:ignored )?in"
+    r"Traceback \(most recent call last\)|panicked at|Fatal Python error|Exception (?:ignored )?in[^\n]{0,60}"
 )
 _WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning: .*", re.MULTILINE)
 _BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

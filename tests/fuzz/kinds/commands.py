@@ -2,7 +2,7 @@
 
 import random
 
-from tests.fuzz.case import MODEL, Case
+from tests.fuzz.case import MODEL, Case, Unreadable
 
 ONE = ("--max_new_tokens", "2", "--seed", "1")
 _DEFAULT = "../home/.cache/mygpt/SmolLM2-135M-Instruct"
@@ -23,7 +23,12 @@ _COMMANDS: tuple[tuple[int, list[str]], ...] = (
 
 def use_model(rng: random.Random, case: Case, path: str = MODEL) -> Case:
     """Give the case one of the commands, with the model's path."""
-    chosen = rng.choices(_COMMANDS, [weight for weight, _ in _COMMANDS])[0][1]
+    known = _COMMANDS
+    if any(isinstance(entry, Unreadable) for entry in case.files.values()):  # its user may not start Python
+        known = tuple(
+            row for row in known if row[1][0] in ("plan", "convert", "list") or "--raw_prompt" in row[1]
+        )
+    chosen = rng.choices(known, [weight for weight, _ in known])[0][1]
     case.arguments = [path if word in (MODEL, "o/m") and path != MODEL else word for word in chosen]
     if chosen[0] == "chat":
         case.stdin = b"Hi\n/stats\nAnd?\n/regen\n"
