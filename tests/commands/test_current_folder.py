@@ -111,7 +111,9 @@ def ran(hostile: Path) -> list[str]:
 
 def test_the_folder_is_hostile(hostile: Path) -> None:
     """The test itself: a Python that is started carelessly runs what lies there, and so does a shell."""
-    subprocess.run([sys.executable, "-c", "import json"], cwd=hostile, capture_output=True, check=False)
+    careless = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    python = [sys.executable, "-c", "import json"]
+    subprocess.run(python, cwd=hostile, env=careless, capture_output=True, check=False)
     subprocess.run(["git"], cwd=hostile, check=False)
     assert ran(hostile) == ["ran-git", "ran-json.py"]
 

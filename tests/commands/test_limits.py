@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from mygpt.__main__ import main
-from mygpt.errors import one_line
+from mygpt.errors import error_message
 from mygpt.paths import cache_folder, user_number
 from tests.models import write_model
 
@@ -59,7 +59,7 @@ def test_too_little_memory_to_import_torch(megabytes: int, tmp_path: Path) -> No
     ],
 )
 def test_what_is_said(error: Exception, message: str) -> None:
-    said = one_line(error)
+    said = error_message(error)
     assert message in said
     assert "Read this" not in said and "()" not in said
 

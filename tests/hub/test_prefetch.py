@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO
 from mygpt.hub.prefetch import prefetch
-from mygpt.paths import cache_folder
 
 
 @pytest.fixture
@@ -78,11 +76,3 @@ def test_nothing_is_told(
     assert not thread.is_alive()
     assert tracebacks == []
     assert capfd.readouterr() == ("", "")
-
-
-def test_without_a_home_folder_a_line_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MYGPT_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    with pytest.raises(InputError, match="set HOME, or MYGPT_CACHE"):
-        cache_folder()
