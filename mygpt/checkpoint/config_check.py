@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any
 
+import torch
+
 from mygpt.checkpoint.base import Checkpoint
 from mygpt.errors import InputError
 from mygpt.families import read_config
@@ -80,8 +82,9 @@ def checked_config(checkpoint: Checkpoint) -> tuple[Family, Config]:
         ours = family.targets(name, config)
         if any(target.startswith("layers.") for target in ours):
             layers = max(layers, last.get(kind, 0) + 1)
-        if f"{name}.absmax" not in shapes:  # 4-bit codes, whose shape says nothing
-            _compare(name, math.prod(shapes[name][0]), shapes[name][0], ours, config, checkpoint)
+        codes = f"{name}.absmax" in shapes or f"{name}.quant_map" in shapes  # in 4 bits, of another shape
+        if not codes:
+            _compare(name, shapes[name][0], ours, config, checkpoint)
     if layers < config.n_layers:
         told = _told("n_layers", config, checkpoint.config)
         raise InputError(f"{checkpoint.path}: {told}, but the weights are those of {layers} layers; {_AGAIN}")
@@ -89,12 +92,7 @@ def checked_config(checkpoint: Checkpoint) -> tuple[Family, Config]:
 
 
 def _compare(
-    name: str,
-    numbers: int,
-    shape: tuple[int, ...],
-    ours: tuple[str, ...],
-    config: Config,
-    checkpoint: Checkpoint,
+    name: str, shape: torch.Size, ours: tuple[str, ...], config: Config, checkpoint: Checkpoint
 ) -> None:
     """See that one of the file's tensors has as many numbers as those of ours that it is made of."""
     sizes = {**_SIZES, **(_MLA_SIZES if config.mla else {})}
@@ -105,7 +103,7 @@ def _compare(
     if not known or len(known) < len(parts) or None in values.values():
         return
     expected = sum(math.prod(values[field] or 0 for size in part for field in size) for part in known)
-    if numbers != expected:
+    if shape.numel() != expected:
         if len({*map(_kind, ours)}) < len(ours):  # all experts in one
             fields.append("moe.n_experts")
         told = " and ".join(_told(field, config, checkpoint.config) for field in fields)
