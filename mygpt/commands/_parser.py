@@ -62,6 +62,8 @@ class Parser(ArgumentParser):
         self._config = str(path)
         try:
             size = Path(path).stat().st_size
+            if Path(path).is_fifo() and Path(path).parent != Path("/dev/fd"):  # where a shell's <(...) is
+                raise InputError(f"--config {path} is a pipe, which may never be written to; name a file")
             if size > _CONFIG_BYTES:
                 raise InputError(f"--config {path}: {size / 1e6:.0f} MB are no file of options; name another")
             return cast("Namespace", super().parse_path(path, *arguments, **options))

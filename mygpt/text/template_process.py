@@ -4,6 +4,7 @@ A template is code of the repository's author. Jinja's sandbox keeps it from fil
 from loops without end.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -41,6 +42,7 @@ class TemplateProcess:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._compiled: dict[str, Any] | None = None  # the answer to the first line
+        _living.add(self)
         with contextlib.suppress(RunError, TooMuchError), self._lock, self._watched():
             self._start()  # what fails here fails again where it is needed
 
@@ -96,7 +98,6 @@ class TemplateProcess:
             )
         except OSError as error:
             raise RunError(f"cannot start the process that renders the chat template: {error}") from error
-        self._end = weakref.finalize(self, _end, self._child)
         self._send(self._first_line())
 
     def _exchange(self, request: bytes) -> dict[str, Any]:
@@ -129,16 +130,32 @@ class TemplateProcess:
             yield
         except BaseException:
             self._kill()
-            if self._child is not None:
-                self._end()
-            self._child = self._compiled = None
+            self._close()
             raise
         finally:
             timer.cancel()
 
+    def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._child is not None:
+            _end(self._child)
+        self._child = self._compiled = None
+
     def _kill(self) -> None:
         if (child := self._child) is not None:
             child.kill()
+
+
+# Not weakref.finalize: at exit it fails where an object is collected while it goes through its list.
+_living: "weakref.WeakSet[TemplateProcess]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for process in list(_living):
+        process._close()
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
