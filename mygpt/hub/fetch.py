@@ -62,6 +62,8 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
     """Check what the Hub answers, and say in one line what went wrong."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's
 
+    if len(revision or "") > 250:  # Git's own limit, about
+        raise InputError(f"--revision {revision} is too long for a branch, tag or commit; check it")
     try:
         with checked_answers():
             yield

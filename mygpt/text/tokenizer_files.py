@@ -23,6 +23,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # ModelProto.SentencePi
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
 _MAX_PIECE = 10_000  # characters; the longest of real ones have some hundred
 _NOT_EMPTY = re.compile(rb'\s*:\s*"[^"]')  # after the name of a text in JSON
+_MOST_GROWTH = 100.0
 
 
 def load_folder(folder: Path) -> LoadedTokenizer:
@@ -152,7 +153,22 @@ def _load_tokenizer_json(path: Path, content: bytes) -> tokenizers.Tokenizer:
     if _may_abort(content):
         _check_survivable(json.loads(content), path)
     backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    backend.no_padding()  # a length of 10^12 would end the process
+    for part in (backend.normalizer, backend.decoder):
+        if part is not None and _growth(json.loads(part.__getstate__())) > _MOST_GROWTH:
+            raise InputError(f"{path}: its replacements make a text too long: download it again")
     return backend
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times as long a text may become by the replacements of a normalizer or decoder."""
+    growth = 1.0
+    for part in step.get("normalizers") or step.get("decoders") or []:
+        growth *= _growth(part)
+    if step.get("type") == "Replace":
+        replaced = len(step["pattern"].get("String") or "x")  # a regular expression may match one character
+        growth *= max(1.0, len(step["content"]) / replaced)
+    return growth
 
 
 def _may_abort(content: bytes) -> bool:

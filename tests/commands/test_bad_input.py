@@ -492,7 +492,7 @@ def test_a_file_of_weights(refused: Callable[..., None], model: Path) -> None:
 OPTIONS: dict[str, tuple[str, ...]] = {
     "--temperature -1": ("--temperature must be 0 or above, it is -1",),
     "--temperature nan": ("--temperature must be a number, it is 'nan'",),
-    "--temperature inf": ("--temperature is out of range, it is inf",),
+    "--temperature inf": ("--temperature must be a number, it is 'inf'",),
     "--temperature 1e-320": ("--temperature is out of range, it is 1e-320",),
     f"--temperature 1{'0' * 40}": ("--temperature is out of range",),
     "--repetition_penalty 1e300": ("--repetition_penalty is out of range",),
