@@ -23,6 +23,10 @@ lint:
 mutations:
     python -m tests.mutations
 
+# Valid files and options broken in 20,000 ways by three seeds; mygpt must refuse each in one line.
+fuzz seeds="101 102 103":
+    for seed in {{seeds}}; do python -m tests.fuzz --seed $seed --mutations 6700; done
+
 # Start-up, decode and prefill of SmolLM2; nothing else should run meanwhile.
 bench folder="/tmp/mygpt-bench":
     test -d {{folder}} || python benchmarks/make_model.py A {{folder}}

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from mygpt import __version__
 from mygpt.errors import InputError, WorkerFinished, did_you_mean, error_message
 from mygpt.messages import tell
+from mygpt.parallel import termination
 from mygpt.parallel.rank_env import (
     REPORT_DELAY_S,
     TASK_VARIABLE,
     become_worker,
     env_rank,
     is_worker,
+    may_be_worker,
     started_as_worker,
 )
 
@@ -60,14 +62,29 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
+    """Run one command; returns the exit code: 0, 1 (failed), 2 (bad input) or 128 + a signal's number (130: Ctrl-C).
+
+    Without `arguments` it is this process's own command: those of the command line.
+    """
     _open_streams()
+    _shun_current_folder()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
     if started_as_worker():
         become_worker()
+    if arguments is not None:
+        return _run(list(arguments))
+    if not may_be_worker():  # else rank 0 handles them
+        termination.handle_signals()
+    code = _run(sys.argv[1:])
+    termination.ignore_signals()
+    return termination.exit_code() or code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; say in one line what went wrong."""
     try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        _dispatch(arguments)
         sys.stdout.flush()  # what fails, fails here: at exit Python would print a traceback
         return 0
     except KeyboardInterrupt:
@@ -75,10 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(file=sys.stderr)  # what follows begins a line, after "^C"
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone, as in `mygpt generate | head`. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # whoever read it has gone, as in `mygpt generate | head`
         return 0
     except Exception as error:
+        if termination.exit_code():  # a terminal that has closed, on which the tidying up could not be shown
+            _discard_output()
+            return 1
         if os.environ.get("MYGPT_DEBUG") == "1":
             raise
         rank = ""
@@ -90,14 +109,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) else 1
 
 
+def _discard_output() -> None:
+    """At exit Python would complain that what is left of it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _open_streams() -> None:
-    """Where the shell closed a standard stream (`2>&-`), Python has None; here it is as with `2>/dev/null`."""
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    """Where the shell closed a standard stream (`2>&-`), Python has None; here it is as with `2>/dev/null`.
+
+    Each gets its own number again, which is the lowest free one, before another file does. Children inherit them.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def _shun_current_folder() -> None:
+    """Let no program or module come from the current folder, where mygpt or a library starts compilers or Python."""
+    folders = filter(os.path.isabs, os.environ.get("PATH", "").split(os.pathsep))
+    os.environ["PATH"] = os.pathsep.join(folders) or os.defpath  # an empty one means the current folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def _dispatch(arguments: list[str]) -> None:

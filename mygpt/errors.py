@@ -1,8 +1,15 @@
 """The two ways in which mygpt fails on purpose, each one line on standard error; and how a worker's work ends."""
 
+import re
 from collections.abc import Iterable
 
 from mygpt.messages import one_line
+
+# What Python, torch and the loader of libraries say where the system gives no more (but not for lack of permission).
+_LIMITED = re.compile(
+    r"(failed to map segment from shared object)(?!:)|can't start new thread|std::bad_alloc"
+)
+_NO_MEMORY = re.compile("can(not|'t) allocate memory", re.IGNORECASE)
 
 
 class InputError(ValueError):
@@ -36,10 +43,13 @@ def error_message(error: Exception) -> str:
     text = one_line(error)
     if isinstance(error, InputError | RunError):
         return text
+    if _LIMITED.search(text):
+        text = text.rpartition("Original error was: ")[2]  # numpy's, after a page of advice
+        return f"out of memory or threads; raise the limits of 'ulimit -v' and 'ulimit -u', or the container's ({text})"
     # torch's, without importing torch for it; on the CPU it is a RuntimeError like any other
-    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in text:
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or _NO_MEMORY.search(text):
         remedy = "try a smaller --max_new_tokens, --batch_size or model, or more --devices; 'mygpt plan' says what fits"
-        return f"out of memory; {remedy} ({text})"
+        return f"out of memory; {remedy} ({text or type(error).__name__})"
     return f"{type(error).__name__}: {text} (MYGPT_DEBUG=1 shows where)"
 
 

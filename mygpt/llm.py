@@ -172,11 +172,12 @@ class LLM:
         think: bool | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """A prompt's ids, chat template and all."""
+        """A prompt's ids, chat template and all; InputError for a prompt far longer than the model's context."""
         return self.prompt_encoder.encode(
             prompt,
             sys_prompt=sys_prompt,
             raw=raw_prompt,
             think=think,
             template_kwargs=chat_template_kwargs,
+            limit=self.config.context_length,
         )

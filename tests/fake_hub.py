@@ -1,9 +1,11 @@
 """A small Hugging Face Hub on 127.0.0.1: enough for huggingface_hub to download from."""
 
+import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +47,9 @@ class FakeHub:
     )  # file name -> bytes after which it hangs up, once
     broken_status: int | None = None  # answer everything with this, as a proxy or a Hub that is down would
     broken_message: str | None = None  # why, as the Hub itself would say
+    pause_s: float = 0.0  # between two parts of 64 KiB
+    # Gets the handler and the path; answers in a way of its own and returns True, or returns False.
+    hostile: Callable[[BaseHTTPRequestHandler, str], bool] | None = None
     url: str = ""
 
     def fetched(self) -> set[str]:
@@ -86,6 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # who asked was killed
+            super().handle()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -93,7 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         headers = self.headers
         self.hub.requests.append(Request(self.command, path, headers["Range"], headers["Authorization"]))
-        if self.hub.broken_status is not None:
+        if self.hub.hostile is not None and self.hub.hostile(self, path):
+            self.close_connection = True
+        elif self.hub.broken_status is not None:
             message = self.hub.broken_message
             headers = {"X-Error-Message": message} if message else {}
             self._send(self.hub.broken_status, b"<html>no</html>", headers)
@@ -154,7 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:cut])
+            for start in range(0, len(body[:cut]), 2**16):
+                self.wfile.write(body[:cut][start : start + 2**16])
+                if self.hub.pause_s:
+                    time.sleep(self.hub.pause_s)
         if cut is not None:
             self.close_connection = True
 

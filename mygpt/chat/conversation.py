@@ -21,6 +21,7 @@ from mygpt.options import ChatOptions, Sampling, SamplingOptions, check_types
 from mygpt.text.chat_template import Message
 from mygpt.text.prompt_encoder import PromptEncoder
 from mygpt.text.prompt_styles import PLAIN
+from mygpt.text.tokenizer import TooManyTokensError
 
 
 class Conversation:
@@ -268,22 +269,25 @@ class Conversation:
                     [*head, *self.messages[len(head) + dropped :]],
                     think=self.options.think,
                     template_kwargs=self.options.chat_template_kwargs,
+                    limit=context,
                 )
+                left, count = context - len(ids), str(len(ids))
+            except TooManyTokensError as error:
+                ids, left, count = [], context - error.n_tokens, f"more than {error.n_tokens}"
             except InputError as error:
                 raise self._named(error) from error
-            left = context - len(ids)
             more = self._without_oldest_turn(len(head), dropped)
             if left >= room or (more is None and left > 0):
                 self.n_dropped = dropped
                 return ids
             if self.options.on_overflow == "error":
                 raise ContextOverflowError(
-                    f"the conversation of {len(ids)} tokens leaves no room for an answer in the model's context of "
+                    f"the conversation of {count} tokens leaves no room for an answer in the model's context of "
                     f"{context}; begin anew, or use --on_overflow drop"
                 )
             if more is None:
                 raise InputError(
-                    f"the message does not fit: with what stands around it, it has {len(ids)} tokens and the "
+                    f"the message does not fit: with what stands around it, it has {count} tokens and the "
                     f"model's context {context}; shorten it"
                 )
             dropped = more

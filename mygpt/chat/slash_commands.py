@@ -178,9 +178,15 @@ def _path(command: str, file: str) -> Path:
     if not file:
         raise InputError(f"write {command} FILE")
     try:
-        return Path(file).expanduser()
+        path = Path(file).expanduser()
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()
     except RuntimeError as error:
         raise InputError(f"{file}: there is no such user's folder") from error
+    except (OSError, ValueError) as error:  # too long a name, a zero byte in it
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{file}: cannot be used ({reason}); name another file") from error
+    return path
 
 
 def _read(session: Session, file: str) -> None:

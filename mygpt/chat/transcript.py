@@ -36,9 +36,9 @@ def read_transcript(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     Raises:
         InputError: the file cannot be read, or is not a transcript.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no saved conversation: it is no file")
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no saved conversation: it is no file")
         if (size := path.stat().st_size) > LARGEST:
             raise InputError(f"{path} is no saved conversation: it has {size / 1e6:.0f} MB")
         content = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.config_check import checked_config
 from mygpt.checkpoint.fill import weight_targets
-from mygpt.checkpoint.write import with_dtype, write_folder
+from mygpt.checkpoint.write import with_dtype, write_folder, written_bytes
 from mygpt.errors import InputError
-from mygpt.families import read_config
 from mygpt.families._base import Family
 from mygpt.model.config import Config
 from mygpt.model.gpt import GPT
@@ -38,6 +38,7 @@ def convert(
 
     Raises:
         InputError: the target exists, or the source cannot be cast or quantized.
+        RunError: the disk is full.
     """
     if scheme is None:
         write_folder(checkpoint, target, dtype, tensors=_watched(checkpoint, report))
@@ -46,26 +47,29 @@ def convert(
         raise InputError(
             f"{checkpoint.path} is stored quantized already; quantize the original, or leave --quantize out"
         )
-    family, architecture = read_config(checkpoint.config, str(checkpoint.path))
+    family, architecture = checked_config(checkpoint)
     dtype = dtype or torch.bfloat16
     with torch.device("meta"):
         model = GPT(architecture)
     plan = _Plan(model, family, architecture, scheme)
     chosen = {
-        name for name, (shape, _) in checkpoint.shapes().items() if plan.quantizes(name, shape)
+        name: shape for name, (shape, _) in checkpoint.shapes().items() if plan.quantizes(name, shape)
     }  # before the first is read, so that what cannot be done is told at once
-    skipped = plan.skipped(set(checkpoint.shapes()) - chosen)
+    skipped = plan.skipped(set(checkpoint.shapes()) - set(chosen))
     name = str(dtype).removeprefix("torch.")
     config = with_dtype(checkpoint.config, dtype) | {
         "quantization_config": scheme.quantization_config(name, skipped)
     }
-    tensors = _quantized(_watched(checkpoint, report), chosen, scheme, dtype)
-    write_folder(checkpoint, target, tensors=tensors, config=config)
+    tensors = _quantized(_watched(checkpoint, report), set(chosen), scheme, dtype)
+    nbytes = written_bytes(checkpoint, dtype)
+    for rows, columns in chosen.values():
+        nbytes += scheme.layer_bytes([rows], columns, dtype, "cpu") - rows * columns * dtype.itemsize
+    write_folder(checkpoint, target, tensors=tensors, config=config, nbytes=nbytes)
 
 
 def stored_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of all tensors that `convert` reads and reports."""
-    return sum(shape.numel() * dtype.itemsize for shape, dtype in checkpoint.shapes().values())
+    return written_bytes(checkpoint, None)
 
 
 def _watched(checkpoint: Checkpoint, report: Report) -> Iterator[tuple[str, Tensor]]:

@@ -152,5 +152,10 @@ def _translate(
     if not ours or [part is whole for _, part in ours] == [True]:
         return ours and [(ours[0][0], weight)]
     # What parts a matrix by its rows, or orders them anew, does so with what else there is of each row.
-    parts = weight.split_rows(lambda rows: [part for _, part in family.translate(name, rows, config) or ()])
-    return zip([our_name for our_name, _ in ours], parts, strict=True)
+    try:
+        parts = weight.split_rows(
+            lambda rows: [part for _, part in family.translate(name, rows, config) or ()]
+        )
+        return list(zip([our_name for our_name, _ in ours], parts, strict=True))
+    except ValueError as error:
+        raise InputError(f"{name} is stored quantized in a way that is not supported: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.disk import check_room
 from mygpt.checkpoint.index import TOKENIZER_FILES
-from mygpt.checkpoint.weight_files import file_tensors, weight_files
+from mygpt.checkpoint.weight_files import WeightFile, file_tensors, open_weights, weight_files
 from mygpt.errors import InputError
-from mygpt.json_files import read_json
+from mygpt.json_files import is_file, read_json
 
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer
@@ -34,29 +36,39 @@ class HFFolder(Checkpoint):
             InputError: they are missing or broken.
         """
         self.path = path
-        if not (path / "config.json").is_file():
-            raise InputError(_why_no_config(path))
-        self.config = read_json(path / "config.json")
-        self.generation_config = read_json(path / "generation_config.json")
-        self._files = weight_files(path)
-        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}
+        try:
+            if not (path / "config.json").is_file():
+                raise InputError(_why_no_config(path))
+            self.config = read_json(path / "config.json")
+            self.generation_config = read_json(path / "generation_config.json")
+            self._files = weight_files(path)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+
+    @cached_property
+    def _opened(self) -> list[WeightFile]:
+        """The files, their headers read once."""
+        return [open_weights(file, names) for file, names in self._files.items()]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All weights, file by file, in the order of their places."""
-        for file, names in self._files.items():
-            yield from file_tensors(file, names)
+        for file in self._opened:
+            yield from file_tensors(file)
 
     def shapes(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """The shape and type of each tensor, found once."""
-        self._shapes = self._shapes or super().shapes()
         return self._shapes
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        return {name: found for file in self._opened for name, found in file.shapes().items()}
 
     @property
     def mapped_dtype(self) -> torch.dtype | None:
         """Of safetensors, that of the first floats."""
         if any(file.suffix != ".safetensors" for file in self._files):
             return None
-        return next((tensor.dtype for _, tensor in self.tensors() if tensor.is_floating_point()), None)
+        return next((dtype for _, dtype in self.shapes().values() if dtype.is_floating_point), None)
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer of the folder's files; None where there are none."""
@@ -65,12 +77,28 @@ class HFFolder(Checkpoint):
         return Tokenizer.from_folder(self.path) if self._tokenizer_files() else None
 
     def write_tokenizer(self, folder: Path) -> None:
-        """Copy the folder's files."""
-        for file in self._tokenizer_files():
-            shutil.copyfile(file, folder / file.name)
+        """Copy the folder's files.
+
+        Raises:
+            InputError: one cannot be read, or is a device or a pipe, which may have no end.
+            RunError: the disk is full.
+        """
+        files = [file for file in (self.path / name for name in TOKENIZER_FILES) if file.exists()]
+        if special := [file for file in files if not file.is_file()]:
+            raise InputError(f"{special[0]} is no regular file and cannot be copied; remove or replace it")
+        check_room(folder, sum(file.stat().st_size for file in files), f"the tokenizer of {self.path}")
+        for file in files:
+            try:
+                source = file.open("rb")
+            except OSError as error:
+                raise InputError(
+                    f"{file} cannot be read ({error.strerror}); check its permissions"
+                ) from error
+            with source, (folder / file.name).open("wb") as copy:
+                shutil.copyfileobj(source, copy)
 
     def _tokenizer_files(self) -> list[Path]:
-        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+        return [self.path / name for name in TOKENIZER_FILES if is_file(self.path / name)]
 
 
 def _why_no_config(folder: Path) -> str:

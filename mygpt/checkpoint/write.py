@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.disk import writing
+from mygpt.checkpoint.new_folder import new_folder
 from mygpt.errors import InputError
 
 _SHARD_BYTES = 4 * 10**9  # of a written file: bounds the memory that writing takes
@@ -26,40 +27,39 @@ def write_folder(
     *,
     tensors: Iterable[tuple[str, Tensor]] | None = None,
     config: dict[str, Any] | None = None,
+    nbytes: int | None = None,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder of safetensors, its floats cast to `dtype` if given.
 
     The folder appears when it is complete. Memory: one shard, 4 GB or the largest tensor. `tensors` and `config`
-    are written in place of the checkpoint's own.
+    are written in place of the checkpoint's own; `nbytes` is what they take, if not as much as its own.
 
     Raises:
         InputError: the target exists or cannot be made, or a cast is asked for weights that are stored quantized.
+        RunError: the disk is full.
     """
-    if target.exists():
-        raise InputError(f"{target} exists; name a new folder, or remove it")
     if dtype and checkpoint.scheme is not None:
         raise InputError(
             f"{checkpoint.path} is stored quantized, so its dtype cannot be changed; leave dtype out"
         )
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {target.parent} ({error.strerror}); name another folder"
-        ) from error
-    try:
-        config = config or checkpoint.config
-        config = with_dtype(config, dtype) if dtype else config
-        _write_json(partial / "config.json", config)
-        if checkpoint.generation_config:
-            _write_json(partial / "generation_config.json", checkpoint.generation_config)
-        checkpoint.write_tokenizer(partial)
-        _write_weights(tensors or checkpoint.tensors(), partial, dtype)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    config = config or checkpoint.config
+    config = with_dtype(config, dtype) if dtype else config
+    nbytes = written_bytes(checkpoint, dtype) if nbytes is None else nbytes
+    with new_folder(target, nbytes) as partial:
+        with writing(target, nbytes):
+            _write_json(partial / "config.json", config)
+            if checkpoint.generation_config:
+                _write_json(partial / "generation_config.json", checkpoint.generation_config)
+            checkpoint.write_tokenizer(partial)
+        _write_weights(tensors or checkpoint.tensors(), partial, dtype, lambda: writing(target, nbytes))
+
+
+def written_bytes(checkpoint: Checkpoint, dtype: torch.dtype | None) -> int:
+    """Bytes of all tensors of a checkpoint, its floats cast to `dtype` if given."""
+    return sum(
+        shape.numel() * (dtype if dtype and stored.is_floating_point else stored).itemsize
+        for shape, stored in checkpoint.shapes().values()
+    )
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -78,14 +78,23 @@ def with_dtype(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return config | nested | dict.fromkeys(keys, name)
 
 
-def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, dtype: torch.dtype | None) -> None:
-    """One `model.safetensors`, or shards with an index where it would be larger than a shard."""
+def _write_weights(
+    tensors: Iterable[tuple[str, Tensor]],
+    folder: Path,
+    dtype: torch.dtype | None,
+    writing: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """One `model.safetensors`, or shards with an index where it would be larger than a shard.
+
+    `writing` explains errors of the disk; those of reading `tensors` are not its.
+    """
     shards: list[list[str]] = []
     total = 0
     for shard in _shards(tensors, dtype):
         file = folder / f"{len(shards)}.safetensors"
-        save_file(shard, file, metadata={"format": "pt"})
-        file.chmod((folder / "config.json").stat().st_mode)  # the library lets nobody else read it
+        with writing():
+            save_file(shard, file, metadata={"format": "pt"})
+            file.chmod((folder / "config.json").stat().st_mode)  # the library lets nobody else read it
         shards.append(list(shard))
         total += sum(tensor.nbytes for tensor in shard.values())
     if len(shards) == 1:
@@ -97,7 +106,8 @@ def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, dtype: t
         (folder / f"{number}.safetensors").rename(folder / final)
         weight_map |= dict.fromkeys(names, final)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(folder / "model.safetensors.index.json", index)
+    with writing():
+        _write_json(folder / "model.safetensors.index.json", index)
 
 
 def _shards(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> Iterator[dict[str, Tensor]]:

@@ -62,6 +62,7 @@ class Parser(ArgumentParser):
         self._config = str(path)
         try:
             size = Path(path).stat().st_size
+            check_no_fifo("--config", Path(path))
             if size > _CONFIG_BYTES:
                 raise InputError(f"--config {path}: {size / 1e6:.0f} MB are no file of options; name another")
             return cast("Namespace", super().parse_path(path, *arguments, **options))
@@ -84,6 +85,16 @@ class Parser(ArgumentParser):
             cfg = cfg.clone()
             cfg["access_token"] = None
         return str(super().dump(cfg, *arguments, **options))
+
+
+def check_no_fifo(option: str, path: Path) -> None:
+    """See that a file is no named pipe, which perhaps nobody writes to. A shell's `<(...)` is one under /dev/fd.
+
+    Raises:
+        InputError: it is one.
+    """
+    if path.is_fifo() and path.parent != Path("/dev/fd"):
+        raise InputError(f"{option} {path} is a pipe, which may never be written to; name a file")
 
 
 def _explain(message: str) -> str:

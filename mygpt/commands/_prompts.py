@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mygpt.commands._parser import check_no_fifo
 from mygpt.errors import InputError, did_you_mean
 from mygpt.messages import tell
 from mygpt.options import ChatOptions, GenerateOptions, SamplingOptions, check_types
@@ -111,6 +112,7 @@ def _read_file(file: Path) -> list[Request]:
         if str(file) == "-":
             text = _from_stdin()
         else:
+            check_no_fifo("--prompts", file)
             with file.open(encoding="utf-8-sig") as source:  # "-sig": for Windows' editors
                 text = _read(source, f"--prompts {file}")
     except (OSError, UnicodeDecodeError) as error:

@@ -19,7 +19,7 @@ def size_text(size: float) -> str:
 
 def path_text(path: Path) -> str:
     """A path with `~` for the home folder."""
-    home, text = str(Path.home()), str(path)
+    home, text = os.path.expanduser("~"), str(path)  # noqa: PTH111, Path.home() raises where there is none
     return "~" + text.removeprefix(home) if text == home or text.startswith(home + os.sep) else text
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mygpt.checkpoint.new_folder import check_new
 from mygpt.checkpoint.progress import progress_bar
 from mygpt.commands._parser import Parser, make_parser, parse
 from mygpt.commands._torch import import_torch
@@ -60,9 +61,11 @@ def convert(
     dtype = DTYPE_NAMES.get(precision, dtype)
     check_choice("dtype", dtype)
     check_choice("quantize", quantize)
-    folder = Path(target).expanduser()
-    if folder.exists():  # before anything is downloaded
-        raise InputError(f"{folder} exists; name a new folder, or remove it")
+    try:
+        folder = Path(target).expanduser()
+    except RuntimeError as error:  # an unknown ~user
+        raise InputError(f"no such folder: {target!r}") from error
+    check_new(folder)  # before anything is downloaded
 
     import_torch()
     import torch

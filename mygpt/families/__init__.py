@@ -24,6 +24,8 @@ def _families() -> Iterator[Family]:
             yield family
 
 
+_MOST_EXPERTS = 2**15  # of all layers; DeepSeek-V3 has 14,848
+
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _families()}
 
 
@@ -40,7 +42,13 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> tuple[Fa
         )
     family = FAMILIES[model_type]
     stored_scheme(raw, source)  # refuses what cannot be read
-    return family, family.read_config(Fields(raw, source))
+    config = family.read_config(Fields(raw, source))
+    if config.moe and len(config.moe.layers) * config.moe.n_experts > _MOST_EXPERTS:
+        raise InputError(
+            f"{source}: {config.moe.n_experts} experts in {len(config.moe.layers)} layers are more than "
+            f"{_MOST_EXPERTS}, the most that are supported"
+        )
+    return family, config
 
 
 def check_folder(folder: Path) -> None:

@@ -63,11 +63,11 @@ class Family:
                 return ((target.format(**match.groupdict()), tensor),)
             try:
                 parts = target.splitter(tensor, config)
-            except (RuntimeError, IndexError) as error:  # torch: too few elements or dimensions
+                return tuple(zip(_part_names(target.names, match, len(parts)), parts, strict=True))
+            except (RuntimeError, IndexError, ValueError) as error:  # too few elements, dimensions or parts
                 raise InputError(
                     f"{name} of shape {tuple(tensor.shape)} does not fit config.json; download the checkpoint again"
                 ) from error
-            return tuple(zip(_part_names(target.names, match, len(parts)), parts, strict=True))
         return None
 
     def targets(self, name: str, config: Config) -> tuple[str, ...]:
@@ -83,7 +83,8 @@ class Family:
 
 
 # What each field of a template matches.
-_FIELDS = {"i": r"\d+", "e": r"\d+", "h": r"\d+", "p": "weight|bias", "rest": ".+"}
+_NUMBER = "[0-9]{1,9}"
+_FIELDS = {"i": _NUMBER, "e": _NUMBER, "h": _NUMBER, "p": "weight|bias", "rest": ".+"}
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,23 @@ from mygpt.errors import InputError
 from mygpt.model.config import Activation
 
 _REQUIRED = object()
+
+# Larger numbers are no model's, and would take hours or all memory before they are compared with the weights.
+_MOST = 2**31 - 1
+_WIDTHS = ("vocab_size", "hidden_size", "n_embd", "intermediate_size", "ffn_hidden_size", "n_inner")
+_MORE_WIDTHS = (
+    "moe_intermediate_size", "shared_expert_intermediate_size", "kv_lora_rank", "q_lora_rank",
+)  # fmt: skip
+_HEADS = ("num_attention_heads", "n_head", "num_key_value_heads", "num_kv_heads")
+_MOST_OF = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer"), 1024),
+    **dict.fromkeys((*_WIDTHS, *_MORE_WIDTHS), 2**22),
+    **dict.fromkeys(_HEADS, 4096),
+    **dict.fromkeys(("head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 2**16),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "n_shared_experts"), 4096),
+}
+# Decimal numbers become float32.
+_LEAST_NUMBER, _MOST_NUMBER = 1e-37, 1e37
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -54,21 +70,25 @@ class Fields:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.error(key, "a whole number above 0")
+        if value > (most := _MOST_OF.get(key, _MOST)):
+            raise InputError(f"{self.source}: '{key}' must be at most {most}, it is {value}")
         return value
 
     def count(self, key: str, default: Any = _REQUIRED) -> int:
         """A whole number, zero or above."""
         value = self.get(key, default)
-        if type(value) is not int or value < 0:
-            raise self.error(key, "a whole number, 0 or above")
+        if type(value) is not int or not 0 <= value <= _MOST:
+            raise self.error(key, f"a whole number from 0 to {_MOST}")
         return value
 
     def number(self, key: str, default: Any = _REQUIRED) -> float:
-        """A finite number above zero."""
+        """A number above zero, within what float32 can hold."""
         value = self.get(key, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value <= 0:
+        if not is_number or not value > 0:
             raise self.error(key, "a number above 0")
+        if not _LEAST_NUMBER < value < _MOST_NUMBER:
+            raise self.error(key, f"between {_LEAST_NUMBER} and {_MOST_NUMBER}")
         return float(value)
 
     def optional(self, key: str, absent: float | None = None) -> float | None:
@@ -117,7 +137,8 @@ class Fields:
         types = self.get("layer_types", None)
         if types is not None:
             kinds = {"full_attention": False, "sliding_attention": True}
-            if not isinstance(types, list) or len(types) != len(sliding) or not {*types} <= {*kinds}:
+            listed = isinstance(types, list) and all(isinstance(kind, str) for kind in types)
+            if not listed or len(types) != len(sliding) or not {*types} <= {*kinds}:
                 raise self.error("layer_types", f"a list of {len(sliding)} of {', '.join(kinds)}")
             sliding = [kinds[kind] for kind in types]
         return tuple(window if slides else 0 for slides in sliding)

@@ -23,7 +23,7 @@ def read_mla(fields: Fields) -> Config:
         qk_nope_head_dim=fields.integer("qk_nope_head_dim", 128),
         qk_rope_head_dim=fields.integer("qk_rope_head_dim", 64),
         v_head_dim=fields.integer("v_head_dim", 128),
-        q_lora_rank=int(fields.optional("q_lora_rank", 1536) or 0),  # null: full rank
+        q_lora_rank=_query_rank(fields),
         interleaved=fields.flag("rope_interleave", True),
     )
     n_heads = fields.integer("num_attention_heads")
@@ -36,6 +36,11 @@ def read_mla(fields: Fields) -> Config:
     head_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim
     scale = head_dim**-0.5 * yarn_score_factor(fields, config.rope)
     return replace(config, head_dim=head_dim, mla=mla, attention_scale=scale, mlp_bias=False)
+
+
+def _query_rank(fields: Fields) -> int:
+    full = "q_lora_rank" in fields.raw and fields.raw["q_lora_rank"] is None
+    return 0 if full else fields.integer("q_lora_rank", 1536)
 
 
 def read_deepseek_moe(

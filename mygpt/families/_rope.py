@@ -69,6 +69,8 @@ def with_rope_of(model: Fields, kind: str, *, theta: float, theta_key: str = "ro
     kinds = ("full_attention", "sliding_attention")
     if not isinstance(parameters, dict) or not {*parameters} <= {*kinds}:
         raise model.error("rope_parameters", f"an object with the keys {' and '.join(kinds)}")
+    if not isinstance(parameters.get(kind) or {}, dict):
+        raise model.error("rope_parameters", f"an object, with one under '{kind}'")
     own = {"rope_theta": theta, **(parameters.get(kind) or {})}
     if kind == "sliding_attention" and own.get("rope_type") in ("dynamic", "longrope"):
         # The decode loop calls `RotaryEmbedding.outdates_cache` for the other layers' rope only.
@@ -101,11 +103,16 @@ def context_length(model: Fields, rope: RopeConfig) -> int:
     Repositories with `linear` and `dynamic` give the positions without the factor, those with `yarn` either way.
     """
     positions = model.integer("max_position_embeddings", 2048)
+    length = positions
     if rope.type in ("linear", "dynamic"):
-        return int(positions * rope.factor)
+        length = int(positions * rope.factor)
     if rope.type == "yarn":
-        return max(positions, int(rope.original_max_positions * rope.factor))
-    return positions
+        length = max(positions, int(rope.original_max_positions * rope.factor))
+    if not 0 < length < 2**31:
+        raise InputError(
+            f"{model.source}: the rope's 'factor' makes a context of {length} tokens of {positions}"
+        )
+    return length
 
 
 def _known_ropes() -> str:
@@ -150,6 +157,10 @@ def _read_llama3(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig
 
 def _read_yarn(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
     original = _original_positions(model, scaling)
+    if rope.theta <= 1:
+        raise InputError(
+            f"{model.source}: 'rope_theta' must be above 1 for the rope type 'yarn', it is {rope.theta}"
+        )
     factor = scaling.number("factor", model.integer("max_position_embeddings", 2048) / original)
     # 0 counts as absent, as in transformers.
     mscales = [scaling.number(key) if scaling.raw.get(key) else None for key in ("mscale", "mscale_all_dim")]
@@ -179,6 +190,10 @@ def _yarn_magnitude(factor: float, scale: float) -> float:
 
 def _read_longrope(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConfig:
     original = _original_positions(model, scaling)
+    if original < 2:
+        raise InputError(
+            f"{model.source}: 'original_max_position_embeddings' must be above 1, it is {original}"
+        )
     factor = scaling.number("factor", model.integer("max_position_embeddings", 2048) / original)
     default = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     return replace(
@@ -196,7 +211,7 @@ def _read_divisors(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConf
 
 def _numbers(scaling: Fields, key: str, count: int) -> tuple[float, ...]:
     values = scaling.get(key)
-    numbers = isinstance(values, list) and all(isinstance(v, int | float) and v > 0 for v in values)
+    numbers = isinstance(values, list) and all(type(v) in (int, float) and 1e-37 < v < 1e37 for v in values)
     if not numbers or len(values) != count:
         raise scaling.error(key, f"a list of {count} numbers above 0")
     return tuple(float(value) for value in values)

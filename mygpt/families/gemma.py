@@ -18,7 +18,7 @@ def read_gemma(fields: Fields) -> Config:
         raise InputError(f"{fields.source}: 'use_bidirectional_attention' is not supported")
     activation = fields.get("hidden_activation", fields.get("hidden_act", "gelu"))
     raw = {"head_dim": 256, "max_position_embeddings": 8192, "tie_word_embeddings": True, **fields.raw}
-    raw["hidden_act"] = _LEGACY_ACTIVATION.get(activation, activation)
+    raw["hidden_act"] = _LEGACY_ACTIVATION.get(str(activation), activation)
     config = read_llama(Fields(raw, fields.source))
     return replace(config, norm="rms_one_plus", mlp_bias=False, embedding_scale=config.hidden_size**0.5)
 

@@ -14,7 +14,7 @@ _READERS = {"mistral": read_mistral, "ministral3": read_ministral3}
 def _read_config(fields: Fields) -> Config:
     text = text_fields(fields)
     model_type = text.get("model_type", "mistral")
-    if model_type not in _READERS:
+    if not isinstance(model_type, str) or model_type not in _READERS:
         raise text.error("model_type", f"one of {', '.join(_READERS)}")
     return _READERS[model_type](text)
 

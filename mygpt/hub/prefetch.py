@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 from mygpt.checkpoint.index import is_index, read_index, weights_entry
-from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO
 from mygpt.hub.resolve import find
 
@@ -25,8 +24,8 @@ def prefetch(checkpoint: str | None, revision: str | None = None) -> threading.T
 
 
 def _prefetch(checkpoint: str, revision: str | None) -> None:
-    # `load` will report errors. AttributeError: a system without fadvise.
-    with contextlib.suppress(InputError, OSError, AttributeError):
+    # It is a mere hint, and a thread's error would be a traceback. `load` reports what is wrong.
+    with contextlib.suppress(Exception):
         path = find(checkpoint, revision)
         files = _weight_files(path) if path is not None else []
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -45,7 +44,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _will_need(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
     finally:

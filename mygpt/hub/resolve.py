@@ -2,15 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-from mygpt.checkpoint.index import is_index, read_index
-from mygpt.errors import InputError, RunError
+from mygpt.errors import InputError
 from mygpt.hub.default_model import REPO, fetch_default, use_default
-from mygpt.hub.errors import HubUnreachableError, explain, hub_url
-from mygpt.hub.files import CONFIG, missing_files, needed_files
-from mygpt.hub.resume import resume_file
+from mygpt.hub.errors import HubUnreachableError
+from mygpt.hub.fetch import Check, fetch_config, fetch_model
+from mygpt.hub.files import CONFIG, missing_files
 from mygpt.hub.short_names import repo_of, suggestion
 from mygpt.messages import tell
 
@@ -19,9 +17,6 @@ CHECKPOINTS = Path("checkpoints")  # where litgpt users keep their weights: ./ch
 _ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
 )  # of a page of the Hub
-
-# Gets a folder that holds all files but the weights; raises InputError if mygpt could not run the weights.
-Check = Callable[[Path], None]
 
 
 def resolve(
@@ -97,7 +92,7 @@ def download(
     repo = _repo_id(_tell_long_name(repo))
     target = None if checkpoint_dir is None else checkpoint_dir / repo
     try:
-        return _fetch(repo, target, access_token, revision, check)
+        return fetch_model(repo, target, access_token, revision, check)
     except HubUnreachableError:
         if target is None and _is_default(repo, revision):
             return fetch_default()
@@ -133,31 +128,11 @@ def find_config(
     if _is_default(repo, revision) and (found := use_default()):
         return found / CONFIG
     try:
-        return _fetch_config(repo, access_token, revision)
+        return fetch_config(repo, access_token, revision)
     except HubUnreachableError:
         if _is_default(repo, revision):
             return fetch_default() / CONFIG
         raise
-
-
-def _fetch_config(repo: str, access_token: str | None, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    cached = try_to_load_from_cache(repo, CONFIG, revision=revision)
-    if isinstance(cached, str):
-        return Path(cached)
-    try:
-        # Before `hf_hub_download`, which tries for half a minute to reach a Hub that is not there.
-        api = HfApi(token=access_token)
-        info = api.model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        if CONFIG not in {file.rfilename for file in info.siblings or ()}:
-            raise InputError(f"{repo} holds no {CONFIG}: choose a repository in the Hugging Face layout")
-        return Path(hf_hub_download(repo, CONFIG, revision=revision, token=access_token))
-    except InputError:
-        raise
-    except (HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise explain(error, repo, revision) from error
 
 
 def _is_default(repo: str, revision: str | None) -> bool:
@@ -237,55 +212,3 @@ def _in_cache(repo: str, revision: str | None) -> Path | None:
         return None
     folder = Path(config).parent
     return None if missing_files(folder) else folder
-
-
-def _fetch(
-    repo: str, target: Path | None, access_token: str | None, revision: str | None, check: Check | None
-) -> Path:
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's or httpx2's
-
-    token = access_token if access_token is not None else get_token()
-    if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise InputError(
-            "the access token is empty or holds a space or control character: check --access_token, HF_TOKEN"
-        )
-    try:
-        return _fetch_files(repo, target, access_token, revision, check)
-    except (InputError, RunError):
-        raise
-    # HTTP and disk errors; an answer that is not the Hub's JSON (ValueError, KeyError); hf_xet (RuntimeError)
-    except (HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise explain(error, repo, revision) from error
-
-
-def _fetch_files(
-    repo: str, target: Path | None, token: str | None, revision: str | None, check: Check | None
-) -> Path:
-    """Fetch the small files first: where the weights are complete, everything is."""
-    from huggingface_hub import HfApi, constants, hf_hub_download
-
-    info = HfApi(token=token).model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    names = {file.rfilename for file in info.siblings or ()}
-    commit = info.sha
-    small, weights = needed_files(repo, names)
-    tell(f"downloading {repo} from {hub_url()}")
-
-    def fetch(name: str) -> Path:
-        return Path(hf_hub_download(repo, name, revision=commit, local_dir=target, token=token))
-
-    # One file after the other. snapshot_download has threads, and Ctrl-C would wait for them; Xet, the Hub's own
-    # protocol, fetches the parts of one file in parallel anyway.
-    folder = [fetch(name).parent for name in small][-1]
-    if check is not None:
-        check(folder)
-    weight_files = list(read_index(fetch(weights))) if is_index(weights) else [weights]
-    if absent := sorted(set(weight_files) - names):
-        raise InputError(f"{repo} is broken, its {weights} names {absent[0]}, which it does not hold")
-    for name in weight_files:
-        resume_file(repo, name, commit, target, token)
-        fetch(name)
-    if target is None:
-        # The cache's branch moves last: until then an older, complete snapshot stays the one in use.
-        hf_hub_download(repo, CONFIG, revision=revision, token=token)
-    return folder

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from mygpt.errors import InputError
+from mygpt.errors import InputError, RunError
 from mygpt.loading.cuda_graphs import StepGraphs
 from mygpt.model.config import Config
 from mygpt.model.forward_context import ContextBuilder, ForwardOptions, StaticContextBuilder
@@ -30,7 +31,7 @@ from mygpt.model.rope import RotaryEmbedding
 from mygpt.parallel.placement import Placement
 from mygpt.parallel.rank_env import is_worker
 from mygpt.parallel.sequential import SequentialGPT
-from mygpt.paths import cache_folder
+from mygpt.paths import cache_folder, code_folders, private_folder
 from mygpt.quantize.bnb_library import bitsandbytes
 from mygpt.quantize.matmul import EightBitProduct, FastFourBitProduct, FourBitProduct
 
@@ -134,11 +135,13 @@ def prepare_compiler(placement: Placement) -> None:
 
     Raises:
         InputError: it cannot.
+        RunError: there is no folder for its code.
     """
     if placement.devices[0].type == "mps":
         raise InputError("--compile does not go with mps; leave it out, or use --accelerator cpu")
     # Before its first import, which would choose a folder.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compile"))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_code_folder())
     # Torch (2.13) would take code from that folder that it made for another capability (as of MYGPT_ISA), and give NaN.
     if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
         torch.compiler.config.cache_key_tag = capability
@@ -151,6 +154,23 @@ def prepare_compiler(placement: Placement) -> None:
         raise InputError(
             "--compile needs a C++ compiler, and there is none (g++, or what $CXX names); install one, or leave it out"
         ) from error
+
+
+def _code_folder() -> Path:
+    """Where compiled code is kept from run to run. It is run, so it is of this user alone.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    reasons = []
+    for folder in code_folders(cache_folder() / "compile", "compile"):
+        try:
+            return private_folder(folder)
+        except OSError as error:
+            reasons.append(f"{folder} ({error.strerror or error})")
+    raise RunError(
+        f"--compile cannot keep its code in {reasons[0]}: set MYGPT_CACHE to a folder of your own, or leave it out"
+    )
 
 
 def _takes_graphs(model: GPT, placement: Placement) -> bool:

@@ -49,6 +49,8 @@ def read_generation_config(values: Mapping[str, Any], source: str) -> Generation
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int if name == "top_k" else int | float):
             raise _wrong(source, f"{name} must be a number, it is {value!r}")
+        if not -(2**31) < value < 2**31:
+            raise _wrong(source, f"{name} must be below 2147483648, it is {value!r}")
     if given.get("top_k", 0) < 0:  # vLLM's way to write "all tokens"
         given["top_k"] = 0
     try:

@@ -10,9 +10,9 @@ import torch
 
 from mygpt import kernels
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.config_check import checked_config
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.errors import InputError, WorkerFinished
-from mygpt.families import read_config
 from mygpt.hub.default_model import REPO, recommended
 from mygpt.hub.resolve import resolve
 from mygpt.loading.allocator import keep_freed_memory
@@ -25,6 +25,7 @@ from mygpt.options import LoadOptions
 from mygpt.parallel.devices import peak_memory_bytes
 from mygpt.parallel.message_bus import MessageBus
 from mygpt.parallel.placement import Placement, choose_placement
+from mygpt.parallel.rank_env import is_worker
 from mygpt.parallel.remote_model import RemoteModel, run_worker
 from mygpt.quantize.linear import Summary, summarize
 from mygpt.text.prompt_encoder import PromptEncoder
@@ -105,12 +106,13 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
     checkpoint = open_checkpoint(path)
     # Before the weights, which take longer to read: a broken tokenizer or style is told at once.
     tokenizer = checkpoint.tokenizer()
-    folder = path if path.is_dir() else None
-    prompt_encoder = PromptEncoder.choose(tokenizer, folder, options.prompt_style) if tokenizer else None
+    prompt_encoder = PromptEncoder.choose(tokenizer, path, options.prompt_style) if tokenizer else None
+    if prompt_encoder and not is_worker():
+        prompt_encoder.prepare()
     stop_ids = _stop_ids(checkpoint, prompt_encoder)
     recommendations = {**recommended(name), **checkpoint.generation_config}
     generation = read_generation_config(recommendations, str(path))
-    family, config = read_config(checkpoint.config, str(checkpoint.path))
+    family, config = checked_config(checkpoint)
     config = limit_context(config, options.context_length)
     check_memory(name, checkpoint, config, options)
     placement = choose_placement(config, options, name)
@@ -168,7 +170,7 @@ def load_draft(name: str, target: LoadedModel, options: LoadOptions) -> LoadedMo
         strategy=None,
         cpu_offload=False,
         precision=target.precision,
-        prompt_style=None,
+        prompt_style="raw",
         revision=None,
         context_length=None,
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from mygpt.checkpoint.base import Checkpoint
+from mygpt.checkpoint.disk import gigabytes
 from mygpt.errors import InputError
 from mygpt.families import read_config
 from mygpt.hub.default_model import REPO
 from mygpt.json_files import read_json
 from mygpt.loading.build import limit_context
 from mygpt.loading.plan import Plan, make_plan
-from mygpt.loading.room import Room, gigabytes
+from mygpt.loading.room import Room
 from mygpt.loading.workspace import Workload
 from mygpt.messages import tell
 from mygpt.model.config import Config

@@ -247,10 +247,10 @@ class _Planner:
             name: -(-len(parameter) // world_size) * (parameter.nbytes // len(parameter))
             for name, parameter in model.named_parameters()
         }
-        layers = [
-            sum(size for name, size in sizes.items() if name.startswith(f"layers.{i}."))
-            for i in range(self.config.n_layers)
-        ]
+        layers = [0] * self.config.n_layers
+        for name, size in sizes.items():
+            if name.startswith("layers."):
+                layers[int(name.split(".")[1])] += size
         root = sum(sizes.values()) - sum(layers)
         gathered = root + max(root, 3 * max(layers))
         if cpu_offload:

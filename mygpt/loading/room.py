@@ -81,8 +81,3 @@ def find_rooms(
         return None
     needed = offloaded + sum(share.total_bytes for share in on_host)
     return [*rooms, Room("cpu", needed, needed - sum(share.mapped_bytes for share in on_host), free)]
-
-
-def gigabytes(size: float) -> str:
-    """A size for people."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -25,11 +25,11 @@ class Attention(nn.Module):
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.window = config.windows[index]
+        self.window = config.window(index)
         self.scale = _scale(config, index)
         self.softcap = config.attention_softcap
         self.clip = config.clip_qkv
-        self.rotates = config.rotated_layers[index]
+        self.rotates = config.rotates(index)
         # What the kernels can do: attention, and with nothing before it either, a whole block.
         self.has_kernel = self.softcap is None and config.query_scaling is None and not config.attention_sinks
         self.is_plain = self.has_kernel and config.qk_norm == "none" and self.clip is None

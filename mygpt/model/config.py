@@ -127,14 +127,15 @@ class Config:
     logits_scale: float = 1.0
     logits_softcap: float | None = None
 
+    def window(self, layer: int) -> int:
+        """The sliding window of a layer, 0 where it has none."""
+        return self.layer_windows[layer] if self.layer_windows else 0
+
     @property
     def windows(self) -> tuple[int, ...]:
         """The sliding window of each layer, 0 where it has none."""
         return self.layer_windows or (0,) * self.n_layers
 
-    @property
-    def rotated_layers(self) -> tuple[bool, ...]:
-        """Whether each layer has a rotary embedding."""
-        return tuple(
-            self.rope.dim > 0 and layer not in self.unrotated_layers for layer in range(self.n_layers)
-        )
+    def rotates(self, layer: int) -> bool:
+        """Whether a layer has a rotary embedding."""
+        return self.rope.dim > 0 and layer not in self.unrotated_layers

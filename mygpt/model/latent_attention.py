@@ -37,7 +37,7 @@ class LatentAttention(nn.Module):
         mla, heads, bias = config.mla, config.n_heads, config.attention_bias
         self.mla = mla
         self.scale = config.attention_scale
-        self.window = config.windows[index]
+        self.window = config.window(index)
         self.q = make_query_projection(config)
         self.kv_down = Linear(config.hidden_size, mla.kv_lora_rank + mla.qk_rope_head_dim, bias=bias)
         self.kv_norm = nn.RMSNorm(mla.kv_lora_rank, eps=mla.norm_eps)

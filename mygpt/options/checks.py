@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -32,6 +31,8 @@ CHOICES = {
     "prompt_style": STYLE_NAMES,
     "shell": ("bash", "zsh", "fish"),
 }
+MOST_SAMPLES = 100_000  # of one prompt
+_LEAST, _MOST = 1e-30, 1e30  # of a number that is not whole; NaN is no part of it
 # Python's types in words, for error messages.
 TYPE_WORDS = {
     "str": "a text (in a YAML file, put it in quotes)",
@@ -82,8 +83,12 @@ def require(options: object, name: str, good: bool, expected: str) -> None:
     """Check an option; `expected` says in words what it must be.
 
     Raises:
-        InputError: it is not good, or not finite.
+        InputError: it is not good, or a number that float32 or an index cannot hold.
     """
     value = getattr(options, name)
-    if not good or (isinstance(value, float) and not math.isfinite(value)):
+    size = abs(value) if isinstance(value, int | float) else 0
+    fits = not size or (_LEAST <= size <= _MOST if isinstance(value, float) else size < 2**63)
+    if good and not fits:
+        raise InputError(f"--{name} is out of range, it is {value}")
+    if not good:
         raise InputError(f"--{name} must be {expected}, it is {value}")

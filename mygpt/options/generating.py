@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mygpt.errors import InputError
-from mygpt.options.checks import check_choice, require
+from mygpt.options.checks import MOST_SAMPLES, check_choice, require
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         check_choice("speculate", self.speculate)
-        for name in ("max_new_tokens", "num_samples", "batch_size"):
+        for name in ("max_new_tokens", "batch_size"):
             value = getattr(self, name)
             require(self, name, value is None or value >= 1, "1 or above")
+        require(self, "num_samples", 1 <= self.num_samples <= MOST_SAMPLES, f"between 1 and {MOST_SAMPLES}")
         _check_stop(self)
         require(self, "seed", self.seed is None or 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
 

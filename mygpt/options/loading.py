@@ -65,11 +65,11 @@ class LoadOptions:
         for name in ("precision", "quantize", "accelerator", "strategy", "prompt_style"):
             check_choice(name, getattr(self, name))
         count = str(self.devices)
-        if count != "auto" and not re.fullmatch(r"[1-9]\d*|[a-z]+(:\d+)?(,[a-z]+(:\d+)?)*", count):
+        if count != "auto" and not re.fullmatch(r"[1-9]\d{0,2}|[a-z]+(:\d+)?(,[a-z]+(:\d+)?)*", count):
             raise InputError(
-                f"--devices must be a number above 0, auto, or a list such as cuda:0,cpu; it is {count!r}"
+                f"--devices must be a number from 1 to 999, auto, or a list such as cuda:0,cpu; it is {count!r}"
             )
-        require(self, "num_nodes", self.num_nodes >= 1, "1 or above")
+        require(self, "num_nodes", 1 <= self.num_nodes <= 1000, "between 1 and 1000")
         require(self, "context_length", self.context_length is None or self.context_length >= 2, "2 or above")
         if self.cpu_offload and self.strategy != "fsdp":
             raise InputError("--cpu_offload goes with --strategy fsdp only; add that, or leave it out")

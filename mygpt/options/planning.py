@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from mygpt.errors import InputError
-from mygpt.options.checks import check_choice, require
+from mygpt.options.checks import MOST_SAMPLES, check_choice, require
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         check_choice("command", self.command)
-        for name in ("prompt_tokens", "batch_size", "num_samples"):
-            require(self, name, getattr(self, name) >= 1, "1 or above")
+        require(self, "prompt_tokens", self.prompt_tokens >= 1, "1 or above")
+        require(self, "num_samples", 1 <= self.num_samples <= MOST_SAMPLES, f"between 1 and {MOST_SAMPLES}")
+        most = MOST_SAMPLES // self.num_samples  # all of them are planned, one by one
+        require(self, "batch_size", 1 <= self.batch_size <= most, f"between 1 and {most}")
         require(self, "max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "1 or above")
         require(self, "bandwidth", self.bandwidth is None or self.bandwidth > 0, "above 0")
 
@@ -53,7 +55,7 @@ class PlanOptions:
         """
         if self.device_memory is None:
             return None
-        size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])(I?)B?", self.device_memory.upper())
+        size = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([MGT])(I?)B?", self.device_memory.upper())
         if size is None or not float(size[1]):
             raise InputError(
                 f"--device_memory must be a size such as 40GB or 24GiB, it is {self.device_memory!r}"

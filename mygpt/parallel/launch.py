@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from mygpt import kernels
 from mygpt.errors import InputError
-from mygpt.parallel.meeting import MeetingPoint
+from mygpt.parallel.meeting import MeetingPoint, meet_on_this_machine
 from mygpt.parallel.rank_env import RANK_VARIABLES, TASK_VARIABLE, become_worker
 from mygpt.parallel.supervisor import Supervisor
 
@@ -68,7 +68,7 @@ def launch(
 
     Raises:
         InputError: a variable of a launcher's environment, such as LOCAL_RANK, is no number.
-        RunError: a node has not come in time.
+        RunError: a node has not come in time, or the port is in use.
     """
     for name in RANK_VARIABLES:
         if not os.environ.get(name, "0").isdecimal():
@@ -89,6 +89,9 @@ def launch(
     first_rank = strategy.node_rank * devices
     if first_rank + strategy.local_rank > 0:
         become_worker()
+    store = None
+    if num_nodes == 1 and strategy.cluster_environment is not None:
+        store = meet_on_this_machine(strategy.cluster_environment, first=strategy.local_rank == 0)
     supervisor = Supervisor(first_rank, children)
     atexit.register(supervisor.stop)
     supervisor.start()
@@ -99,6 +102,7 @@ def launch(
         os.environ["RANK"] = str(first_rank + strategy.local_rank)  # for error messages
     if fabric.global_rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    del store  # the process group has it by now
     control = dist.new_group(backend="gloo", timeout=_MESSAGE_TIMEOUT)
     assert control is not None
     return RankGroup(
@@ -161,8 +165,7 @@ def _own_children(task: Mapping[str, Any] | None) -> Iterator[None]:
     changes: dict[str, Any] = {"_launch_process_observer": lambda child_processes: None}
     if task is not None:
         changes |= {"_basic_subprocess_cmd": _worker_command, "_HYDRA_AVAILABLE": False}
-        # Not an argument: it may hold a token. The path is where this process found mygpt.
-        os.environ[TASK_VARIABLE] = json.dumps({"path": sys.path, **task})
+        os.environ[TASK_VARIABLE] = json.dumps(task)  # not an argument: it may hold a token
     before = {name: getattr(subprocess_script, name) for name in changes}
     for name, value in changes.items():
         setattr(subprocess_script, name, value)
@@ -175,6 +178,6 @@ def _own_children(task: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 def _worker_command() -> list[str]:
-    """Runs `main` without a command."""
-    path = f"import json, os, sys; sys.path[:] = json.loads(os.environ[{TASK_VARIABLE!r}])['path']"
-    return [sys.executable, "-c", f"{path}; from mygpt.__main__ import main; sys.exit(main([]))"]
+    """Runs `main` without a command. Until it has this process's path, it would import from the current folder."""
+    code = f"import sys; sys.path[:] = {sys.path!r}; from mygpt.__main__ import main; sys.exit(main([]))"
+    return [sys.executable, "-c", code]

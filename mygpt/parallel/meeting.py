@@ -1,21 +1,68 @@
-"""Where the nodes of a command meet: the first one waits there, and the others come."""
+"""Where the ranks of a command meet: on one machine, and over several nodes, of which the first waits."""
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
 from mygpt.errors import RunError
 from mygpt.messages import tell
 
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
 NOTICE_S = 10.0  # after which a node says that it waits for another
 _RETRY_S = 0.5
+_LOOPBACK = "127.0.0.1"
+
+
+def meet_on_this_machine(environment: ClusterEnvironment, *, first: bool) -> object:
+    """Let ranks that are all on one machine use no address that others reach; torch's own store listens on all.
+
+    Args:
+        environment: Fabric's, which says where they meet. torchrun has a store of its own.
+        first: whether this is rank 0, which makes the store.
+
+    Returns:
+        Rank 0's store, which the process group takes by its port, if it is still there; None where there is none.
+
+    Raises:
+        RunError: the port is in use.
+    """
+    interface = "lo0" if sys.platform == "darwin" else "lo"
+    if sys.platform == "win32" or interface not in (name for _, name in socket.if_nameindex()):
+        return None
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, interface)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    os.environ["MASTER_ADDR"] = _LOOPBACK
+    if not first or environment.main_address != _LOOPBACK:
+        return None
+    port = environment.main_port
+    try:
+        listener = socket.create_server((_LOOPBACK, port))
+    except OSError as error:
+        raise RunError(
+            f"cannot listen on {_LOOPBACK}:{port} ({os.strerror(error.errno or 0)}): unset MASTER_PORT"
+        ) from error
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        _LOOPBACK,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        multi_tenant=True,
+        master_listen_fd=listener.detach(),
+    )
 
 
 @dataclass(frozen=True)
@@ -80,4 +127,5 @@ class MeetingPoint:
                 return
 
     def _announce(self) -> None:
-        tell(f"waiting for {self.missing} at {self.where}")
+        with suppress(OSError, ValueError):  # standard error is gone
+            tell(f"waiting for {self.missing} at {self.where}")

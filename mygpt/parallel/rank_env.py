@@ -66,8 +66,10 @@ def become_worker() -> None:
 def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.1)
-    if env_rank("LOCAL_RANK") == 1:  # one of several workers reports it
-        node = env_rank("NODE_RANK")
-        name = f"the first rank of node {node}" if node else "rank 0"
-        tell(f"error: {name} was killed; the other ranks were ended")
-    os._exit(1)
+    try:
+        if env_rank("LOCAL_RANK") == 1:  # one of several workers reports it
+            node = env_rank("NODE_RANK")
+            name = f"the first rank of node {node}" if node else "rank 0"
+            tell(f"error: {name} was killed; the other ranks were ended")
+    finally:  # also where standard error is gone
+        os._exit(1)

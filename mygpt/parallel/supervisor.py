@@ -20,6 +20,7 @@ import torch.distributed as dist
 from mygpt.errors import RunError
 from mygpt.kernels import LostRankError
 from mygpt.messages import tell
+from mygpt.parallel import termination
 from mygpt.parallel.rank_env import PARENT_PID_VARIABLE, REPORT_DELAY_S
 
 try:
@@ -66,12 +67,13 @@ class Supervisor(threading.Thread):
             time.sleep(_POLL_INTERVAL_S)
             return
         readable, _, _ = select.select([self._signals], [], [], _POLL_INTERVAL_S)
-        if readable and signal.SIGINT in self._signals.recv(64):
-            self._exit(None, 130)
+        for number in self._signals.recv(64) if readable else b"":
+            if number in (signal.SIGINT, *termination.SIGNALS):
+                self._exit(None, 128 + number)
 
     @contextmanager
     def interruptible_start(self) -> Iterator[None]:
-        """Let Ctrl-C end this rank while it waits for the others to connect, which Python cannot interrupt."""
+        """Let signals end this rank while it waits for the others to connect, which Python cannot interrupt."""
         self._wakeup.setblocking(False)
         main = threading.current_thread() is threading.main_thread()
         before = signal.set_wakeup_fd(self._wakeup.fileno()) if main else -1
@@ -105,19 +107,25 @@ class Supervisor(threading.Thread):
             self._exit(None, 130)
         if code > 0:  # it has reported its error
             self._exit(None, 2 if code == 2 else 1)
+        if -code in termination.SIGNALS:  # perhaps sent to all ranks: then this one ends by itself
+            time.sleep(REPORT_DELAY_S)
+            if own := termination.exit_code():
+                self._exit(None, own)
         hint = " (as the system does when memory runs out)" if code == -signal.SIGKILL else ""
         self._exit(f"rank {rank} was killed by {signal.Signals(-code).name}{hint}")
 
     def _exit(self, reason: str | None, code: int = 1) -> NoReturn:
-        self.kill_children()
-        if self._terminal is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
-        if sys.stderr.isatty():
-            # The cursor, which a progress bar hides; what follows begins a line, after "^C".
-            print("\x1b[?25h", end="\n" if code == 130 else "", file=sys.stderr, flush=True)
-        if reason is not None:
-            tell(f"error: {reason}; the other ranks were ended")
-        os._exit(code)
+        try:
+            self.kill_children()
+            if self._terminal is not None:
+                termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
+            if sys.stderr.isatty():
+                # The cursor, which a progress bar hides; what follows begins a line, after "^C".
+                print("\x1b[?25h", end="\n" if code == 130 else "", file=sys.stderr, flush=True)
+            if reason is not None:
+                tell(f"error: {reason}; the other ranks were ended")
+        finally:  # also where the terminal is gone
+            os._exit(code)
 
     def stop(self) -> None:
         """End the children with this rank: by themselves where they were told to, else by a signal."""

@@ -20,6 +20,7 @@ from mygpt.errors import InputError
 from mygpt.quantize.bnb_library import levels
 from mygpt.quantize.bnb_matrices import (
     BLOCK_SIZE,
+    BLOCK_SIZES,
     NESTED_BLOCK_SIZE,
     BnbMatrix,
     EightBit,
@@ -74,10 +75,10 @@ def assemble(
         if len(parts) == len(groups[owner]):
             try:
                 yield owner, _read(owner, waiting.pop(owner))
-            except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
                 raise InputError(
-                    f"{source}: {owner} is not as bitsandbytes writes it ({type(error).__name__}: {error}); "
-                    "download it again"
+                    f"{source}: {owner} is not as bitsandbytes writes it ({reason}); download it again"
                 ) from error
 
 
@@ -88,28 +89,37 @@ def _read(name: str, parts: dict[str, Tensor]) -> BnbMatrix:
     prefix = name.removesuffix(".weight")
     if int(parts.get("_format", torch.tensor(0))) != 0:  # NAME.weight_format, without NAME.weight
         raise ValueError("its layout is an old one of a single GPU's")
-    rows, absmax = parts[""], parts[prefix + _SCALES].float()
-    if rows.dtype != torch.int8 or absmax.shape != rows.shape[:1]:
-        raise ValueError(f"{rows.dtype} {tuple(rows.shape)} with {tuple(absmax.shape)} scales")
-    return EightBit(rows, absmax)
+    return EightBit(parts[""].contiguous(), _floats(parts[prefix + _SCALES]))
 
 
 def _read_4bit(parts: dict[str, Tensor], state: dict[str, Any]) -> FourBit:
-    shape, size, nested = torch.Size(state["shape"]), int(state["blocksize"]), None
+    shape, size, nested = state["shape"], state["blocksize"], None
+    numbers = [type(number) is int and 0 < number < 2**31 for number in shape]
+    if numbers != [True, True] or type(size) is not int or size not in BLOCK_SIZES:
+        raise ValueError(f"no matrix is {shape!r} in blocks of {size!r}")
+    if (table := parts.get(".quant_map")) is not None and _floats(table).shape != (16,):
+        raise ValueError(f"{tuple(table.shape)} levels")
     absmax = parts[".absmax"]
     if ".nested_absmax" in parts:
         if state["nested_blocksize"] != NESTED_BLOCK_SIZE:
             raise ValueError(f"nested blocks of {state['nested_blocksize']}")
         offset = torch.tensor(float(state["nested_offset"]))
-        nested = Nested(parts[".nested_absmax"].float(), parts[".nested_quant_map"].float(), offset)
+        nested = Nested(_floats(parts[".nested_absmax"]), _floats(parts[".nested_quant_map"]), offset)
     else:
-        absmax = absmax.float()
-    rows = parts[""].view(torch.uint8)
-    if len(shape) != 2 or rows.numel() != -(-math.prod(shape) // 2):
+        absmax = _floats(absmax)
+    rows = parts[""].contiguous().view(torch.uint8)
+    if rows.numel() != -(-math.prod(shape) // 2):
         raise ValueError(f"{rows.numel()} bytes for {tuple(shape)}")
     if absmax.numel() != -(-math.prod(shape) // size):
         raise ValueError(f"{absmax.numel()} scales for {tuple(shape)}")
-    return four_bit(shape, state["quant_type"], rows, absmax, nested, size)
+    return four_bit(torch.Size(shape), state["quant_type"], rows, absmax, nested, size)
+
+
+def _floats(numbers: Tensor) -> Tensor:
+    """Scales or levels in float32; other numbers are none."""
+    if not numbers.is_floating_point():
+        raise ValueError(f"scales or levels in {numbers.dtype}")
+    return numbers.float().contiguous()
 
 
 def write(name: str, matrix: BnbMatrix, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

@@ -35,6 +35,7 @@ _LEVELS = {
     ),
     "fp4": (*(level / 12 for level in _FP4), *(0.0 - level / 12 for level in _FP4)),
 }
+QUANT_TYPES = tuple(_LEVELS)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ Shapes: N rows (outputs), K columns (inputs). A block is `block_size` weights of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mygpt.errors import InputError
 from mygpt.quantize.bnb_library import (
+    QUANT_TYPES,
     bitsandbytes,
     dequantize_4bit,
     levels,
@@ -23,6 +25,7 @@ from mygpt.quantize.bnb_library import (
 from mygpt.quantize.packed import RowSplit
 
 BLOCK_SIZE = 64
+BLOCK_SIZES = tuple(2**power for power in range(5, 13))  # that bitsandbytes has kernels for: 32 to 4096
 NESTED_BLOCK_SIZE = 256
 # Weights quantized at a time on the CPU, so that what they become on the way stays in its caches.
 _CHUNK = 1 << 18
@@ -36,6 +39,10 @@ class Nested:
     levels: Tensor  # (256,) float32
     offset: Tensor  # () float32
 
+    def __post_init__(self) -> None:
+        _check("levels of nested scales", self.levels, (256,), torch.float32)
+        _check("nested offset", self.offset, (), torch.float32)
+
     @property
     def nbytes(self) -> int:
         """Without the levels, which are the same for all matrices."""
@@ -48,7 +55,13 @@ class Nested:
 
 @dataclass(frozen=True)
 class FourBit:
-    """(N, K) in 4 bits: the first of two weights is in the upper half of a byte."""
+    """(N, K) in 4 bits: the first of two weights is in the upper half of a byte.
+
+    Kernels read its parts by their addresses, so an instance has the right sizes and types.
+
+    Raises:
+        InputError: it has not.
+    """
 
     shape: torch.Size
     quant_type: str  # nf4 or fp4
@@ -56,6 +69,19 @@ class FourBit:
     absmax: Tensor  # of each block: (N, K / block_size), or flat where a block holds weights of two rows
     nested: Nested | None = None
     block_size: int = BLOCK_SIZE
+
+    def __post_init__(self) -> None:
+        if self.quant_type not in QUANT_TYPES:
+            raise InputError(f"the 4-bit type {self.quant_type!r} is not known")
+        n, k = self.shape
+        blocks = -(-n * k // self.block_size)
+        rows = (n, k // 2) if k % 2 == 0 else (-(-n * k // 2),)
+        scales = (n, k // self.block_size) if self.whole_rows else (blocks,)
+        _check("codes", self.rows, rows, torch.uint8)
+        _check("scales", self.absmax, scales, torch.uint8 if self.nested else torch.float32)
+        if self.nested:
+            nested_blocks = -(-blocks // NESTED_BLOCK_SIZE)
+            _check("nested scales", self.nested.absmax, (nested_blocks,), torch.float32)
 
     @property
     def whole_rows(self) -> bool:
@@ -143,10 +169,16 @@ class FourBit:
 
 @dataclass(frozen=True)
 class EightBit:
-    """(N, K) in 8 bits: weights are rows * absmax / 127."""
+    """(N, K) in 8 bits: weights are rows * absmax / 127. It is checked as `FourBit` is."""
 
     rows: Tensor  # (N, K) int8
     absmax: Tensor  # (N,) float32, the largest magnitude of each row
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2:
+            raise InputError(f"no 8-bit matrix is {tuple(self.rows.shape)}")
+        _check("codes", self.rows, self.rows.shape, torch.int8)
+        _check("scales", self.absmax, self.rows.shape[:1], torch.float32)
 
     @property
     def shape(self) -> torch.Size:
@@ -180,6 +212,11 @@ class EightBit:
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The matrix (N, K) in floats."""
         return (self.rows * (self.absmax[:, None] / 127)).to(dtype)
+
+
+def _check(what: str, part: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+    if tuple(part.shape) != tuple(shape) or part.dtype != dtype:
+        raise InputError(f"{what} {tuple(part.shape)} {part.dtype} in place of {tuple(shape)} {dtype}")
 
 
 BnbMatrix: TypeAlias = FourBit | EightBit

@@ -156,8 +156,7 @@ class FastFourBitProduct(Product):
     @staticmethod
     def suits(matrix: FourBit) -> bool:
         """Whether the kernel takes a matrix of this shape, and this machine has the kernel."""
-        shaped = matrix.shape[0] % _ROW_GROUP == 0 and matrix.whole_rows and matrix.block_size == BLOCK_SIZE
-        return shaped and has_fast_cpu_kernel()
+        return matrix.block_size == BLOCK_SIZE and suits_fast_kernel(*matrix.shape)
 
     def kernel_matrix(self, bias: Tensor | None = None) -> kernels.Matrix | None:
         """For x in bfloat16: with few rows twice as fast as bitsandbytes' kernel."""
@@ -202,8 +201,7 @@ class FastFourBitProduct(Product):
 
 def suits_fast_kernel(n: int, k: int) -> bool:
     """Whether the kernel of CPUs takes 4-bit matrices (n, k) that bitsandbytes makes."""
-    nothing = torch.empty(0, device="meta")
-    return FastFourBitProduct.suits(FourBit(torch.Size((n, k)), "nf4", nothing, nothing))
+    return n % _ROW_GROUP == 0 and k % BLOCK_SIZE == 0 and has_fast_cpu_kernel()
 
 
 def to_row_groups(rows: Tensor) -> Tensor:

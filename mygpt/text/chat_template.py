@@ -1,18 +1,15 @@
 """Chat templates: where a repository has its own, and how it is rendered."""
 
-import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mygpt.errors import InputError
-from mygpt.json_files import read_json
+from mygpt.json_files import read_json, read_text
+from mygpt.text.template_process import TemplateProcess, TooMuchError
+from mygpt.text.template_worker import to_line
 from mygpt.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Message = Mapping[str, Any]
 
@@ -20,15 +17,23 @@ Message = Mapping[str, Any]
 class ChatTemplate:
     """A Jinja chat template. It gets the names and filters that transformers' `apply_chat_template` provides.
 
-    A template is code of the repository's author, so it runs in Jinja's sandbox, on plain JSON values.
+    A template is code of the repository's author, so it runs in a process of its own, in Jinja's sandbox, on plain
+    JSON values, with limits on time, memory and text. The process starts at once, in the background.
     """
 
-    def __init__(self, source: str) -> None:
-        try:
-            self._template = _environment().from_string(source)
-            self.variables = _variables(source)  # names that a caller may give values to
-        except Exception as error:  # mostly jinja2.TemplateSyntaxError
-            raise InputError(f"the chat template is not valid Jinja: {_one_line(error)}") from error
+    def __init__(self, source: str, origin: Path | None = None) -> None:
+        """`origin` is the file that the template stands in, for messages."""
+        self._place = f"{origin}: " if origin else ""
+        self._process = TemplateProcess(source)
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that a caller may give values to.
+
+        Raises:
+            InputError: the template is not valid, or takes too much time or memory.
+        """
+        return frozenset(self._answer(self._process.compiled)["variables"])
 
     def render(
         self,
@@ -41,101 +46,76 @@ class ChatTemplate:
         """The text of a conversation; the special tokens and `variables` are variables of the template.
 
         Raises:
-            InputError: the template refuses the messages, breaks out of the sandbox, or fails in another way.
+            InputError: the template is not valid, refuses the messages, breaks out of the sandbox, takes too much
+                time, memory or text, or fails in another way.
         """
+        given = {"messages": [_normalized(m) for m in messages], **variables}
+        values = {"tools": None, "documents": None, **special_tokens, **given}
         try:
-            plain = json.loads(json.dumps({"messages": [_normalized(m) for m in messages], **variables}))
-        except (TypeError, ValueError) as error:
+            request = to_line({**values, "add_generation_prompt": add_generation_prompt})
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"messages must be plain JSON values: {_one_line(error)}") from error
-        values = {"tools": None, "documents": None, **special_tokens, **plain}
+        return str(self._answer(lambda: self._process.render(request))["text"])
+
+    def _answer(self, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
-            return self._template.render(values, add_generation_prompt=add_generation_prompt)
-        except InputError:
-            raise
-        except Exception as error:  # any error that an expression can raise
-            message = f"the chat template failed on these messages: {_one_line(error)}"
-            raise InputError(f"{message}; check them, or choose another --prompt_style") from error
+            reply = ask()
+        except TooMuchError as error:
+            raise InputError(
+                f"{self._place}the chat template takes too much time or memory, or writes too much; "
+                "check it, or choose another --prompt_style"
+            ) from error
+        if "error" not in reply:
+            return reply
+        why = _one_line(reply["error"])
+        if reply["kind"] == "refused":
+            raise InputError(f"the chat template refuses these messages: {why}")
+        if reply["kind"] == "invalid":
+            raise InputError(f"{self._place}the chat template is not valid Jinja: {why}")
+        message = f"{self._place}the chat template failed on these messages: {why}"
+        raise InputError(f"{message}; check them, or choose another --prompt_style")
 
 
-def _variables(source: str) -> set[str]:
-    """Names that a template reads and does not only set itself."""
-    from jinja2 import meta, nodes
-
-    tree = _environment().parse(source)
-    names = meta.find_undeclared_variables(tree)
-    # `{% if not thinking is defined %}{% set thinking = false %}{% endif %}` declares it, and yet it is the caller's.
-    tested = (test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined"))
-    names |= {node.name for node in tested if isinstance(node, nodes.Name)}
-    return names - _environment().globals.keys()
-
-
-@cache
-def _environment() -> "ImmutableSandboxedEnvironment":
-    """The sandbox, with the names that templates on the Hub expect (transformers' chat_template_utils.py)."""
-    from jinja2 import nodes, parser
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks the assistant's text for training. Here it renders its body."""
-
-        tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
-
-        def parse(self, parser: parser.Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            return nodes.Scope(
-                parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
-            )
-
-    def raise_exception(message: str) -> None:
-        raise InputError(f"the chat template refuses these messages: {_one_line(message)}")
-
-    def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        # Jinja's own filter escapes HTML, which the model was not trained on.
-        return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-    return environment
-
-
-def find_chat_template(folder: Path | None, tokenizer: Tokenizer) -> str | None:
-    """The repository's own chat template, or None. It is looked for where transformers 5 does.
+def find_chat_template(path: Path | None, tokenizer: Tokenizer) -> tuple[str, Path | None] | None:
+    """The repository's own chat template and its file, or None. It is looked for where transformers 5 does.
 
     First `chat_template.jinja`, then `chat_template` in the tokenizer's config: a template, or a list of named
     templates, where "default" counts. Last, the `chat_template.json` of old multimodal models.
 
+    Args:
+        path: the repository's folder, or a GGUF file.
+        tokenizer: of the same repository.
+
     Raises:
         InputError: one of these does not hold a template.
     """
-    if folder and (path := folder / "chat_template.jinja").is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text: download it again") from error
-    found = tokenizer.config.get("chat_template")
+    folder = path if path and path.is_dir() else None
+    if folder and (text := read_text(folder / "chat_template.jinja")) is not None:
+        return text, folder / "chat_template.jinja"
+    found, origin = (
+        tokenizer.config.get("chat_template"),
+        folder / "tokenizer_config.json" if folder else path,
+    )
     if found is None and folder:
-        found = read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(found, list):
-        named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
-        found = named.get("default", named)
-    if found is not None and not isinstance(found, str):
-        raise InputError(
-            "chat_template in the tokenizer's config is neither a text nor a list with a default"
+        found, origin = (
+            read_json(folder / "chat_template.json").get("chat_template"),
+            folder / "chat_template.json",
         )
-    return found
+    if isinstance(found, list):
+        found = next((item.get("template") for item in found if _is_default(item)), found)
+    if found is None:
+        return None
+    if not isinstance(found, str):
+        named = f" of {origin}" if origin else ""
+        raise InputError(
+            f"chat_template in the tokenizer's config{named} is neither a text nor a list with a default; "
+            "correct it, or choose another --prompt_style"
+        )
+    return found, origin
+
+
+def _is_default(item: object) -> bool:
+    return isinstance(item, Mapping) and item.get("name") == "default"
 
 
 def _normalized(message: Message) -> Message:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mygpt.errors import InputError
+from mygpt.json_files import is_file, read_start
 from mygpt.text.chat_template import ChatTemplate, Message, find_chat_template
 from mygpt.text.prompt_styles import REDPAJAMA, STABLELM, STYLE_NAMES, STYLES, PromptStyle
 from mygpt.text.tokenizer import Tokenizer
+
+_CARD_BYTES = 2**20  # of a model card; its head tells the format of prompts
 
 # Names of the switch that lets a model reason: Qwen3's, GLM's and SmolLM3's, then DeepSeek's and Granite's.
 THINKING_SWITCHES = ("enable_thinking", "thinking")
@@ -25,10 +28,15 @@ class PromptEncoder:
         self.tokenizer = tokenizer
 
     @classmethod
-    def choose(cls, tokenizer: Tokenizer, folder: Path | None, name: str | None = None) -> PromptEncoder:
-        """The encoder with the style `name` (`--prompt_style`), or with the style of the repository in `folder`.
+    def choose(cls, tokenizer: Tokenizer, path: Path | None, name: str | None = None) -> PromptEncoder:
+        """The encoder with the style `name` (`--prompt_style`), or with the style of the repository.
 
         The latter is its own template, else the named style that its vocabulary or model card shows, else raw.
+
+        Args:
+            tokenizer: the repository's.
+            path: its folder, or the GGUF file.
+            name: one of `STYLE_NAMES`.
 
         Raises:
             InputError: there is no such style, or `name` is "template" and the repository has none.
@@ -39,12 +47,17 @@ class PromptEncoder:
             return cls(tokenizer, None)
         if name in STYLES:
             return cls(tokenizer, STYLES[name])
-        if (template := find_chat_template(folder, tokenizer)) is not None:
-            return cls(tokenizer, PromptStyle("template", template))
+        if (found := find_chat_template(path, tokenizer)) is not None:
+            return cls(tokenizer, PromptStyle("template", found[0], origin=found[1]))
         if name == "template":
             others = ", ".join(STYLE_NAMES[1:])
             raise InputError(f"the model ships no chat template: choose another --prompt_style of {others}")
-        return cls(tokenizer, _recognize(tokenizer, folder))
+        return cls(tokenizer, _recognize(tokenizer, path))
+
+    def prepare(self) -> None:
+        """Begin to compile the template, in the background: the first rendering then waits for less."""
+        if self.style is not None:
+            _ = self._template
 
     @property
     def is_chat(self) -> bool:
@@ -70,16 +83,21 @@ class PromptEncoder:
         raw: bool = False,
         think: bool | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        limit: int | None = None,
     ) -> list[int]:
         """The ids of one user message or of a conversation, up to where the answer begins.
 
         With `raw`, and for a model without a template, a text is taken as it is. A template writes its special
         tokens itself, so none are added to it. `think` sets its switch for reasoning, `template_kwargs` any of its
-        variables.
+        variables. `limit` is the model's context: a prompt that goes far over it is not encoded.
 
         Raises:
+            TooManyTokensError: the prompt goes far over `limit`; where it goes over by less, its ids are returned.
             InputError: the prompt is empty or malformed, or an option does not fit it.
         """
+        for text, name in ((prompt, "the prompt"), (sys_prompt, "--sys_prompt")):
+            if isinstance(text, str):
+                _check_unicode(text, name)
         if raw or self.style is None:
             self._check_raw(prompt, sys_prompt, raw)
             if think is not None or template_kwargs:
@@ -87,13 +105,13 @@ class PromptEncoder:
                 raise InputError(
                     f"{name} is for chat templates, and this prompt goes through none; leave it out"
                 )
-            ids = self.tokenizer.encode_prompt(str(prompt))
+            ids = self.tokenizer.encode_prompt(str(prompt), limit=limit)
         else:
             messages = _messages(prompt, sys_prompt)
             variables = self.template_variables(think, template_kwargs or {})
             text = self._template.render(messages, special_tokens=self.tokenizer.special_tokens, **variables)
             encode = self.tokenizer.encode_prompt if self.style.adds_special_tokens else self.tokenizer.encode
-            ids = encode(text)
+            ids = encode(text, limit=limit)
         if not ids:
             raise InputError("the prompt is empty: give it some text")
         return ids
@@ -102,7 +120,7 @@ class PromptEncoder:
     def _template(self) -> ChatTemplate:
         """Compiled when it is first needed: raw prompts work with a broken template too."""
         assert self.style is not None
-        return ChatTemplate(self.style.template)
+        return ChatTemplate(self.style.template, self.style.origin)
 
     def template_variables(self, think: bool | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """The variables that `think` and `template_kwargs` of `encode` set.
@@ -139,13 +157,13 @@ class PromptEncoder:
             raise InputError(f"a list of messages cannot be used, {why}: {remedy}, or give a text")
 
 
-def _recognize(tokenizer: Tokenizer, folder: Path | None) -> PromptStyle | None:
+def _recognize(tokenizer: Tokenizer, path: Path | None) -> PromptStyle | None:
     """The named style of a repository without a template, if its vocabulary or model card shows one."""
     if all(tokenizer.token_to_id(token) is not None for token in ("<|SYSTEM|>", "<|USER|>", "<|ASSISTANT|>")):
         return STABLELM
-    if folder and (path := folder / "README.md").is_file():
-        card = path.read_text(encoding="utf-8", errors="replace")
-        if "<human>:" in card and "<bot>:" in card:
+    if path and is_file(path / "README.md"):
+        card = read_start(path / "README.md", _CARD_BYTES)
+        if b"<human>:" in card and b"<bot>:" in card:
             return REDPAJAMA
     return None
 
@@ -172,4 +190,14 @@ def _checked(messages: Sequence[Message]) -> list[Message]:
             raise InputError(
                 f"message {number} is malformed: write it as {wanted}, with a role and a content"
             )
+        if isinstance(text := message.get("content"), str):
+            _check_unicode(text, f"message {number}")
     return [dict(message) for message in messages]
+
+
+def _check_unicode(text: str, name: str) -> None:
+    try:
+        text.encode()  # the command line gives bytes that are not UTF-8 as lone surrogates
+    except UnicodeEncodeError as error:
+        message = f"{name} is not valid Unicode at character {error.start}: write it in UTF-8"
+        raise InputError(message) from error

@@ -1,6 +1,7 @@
 """Named prompt styles, for repositories without a chat template."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,9 @@ class PromptStyle:
     stop_strings: tuple[str, ...] = ()
     stop_tokens: tuple[str, ...] = ()
     adds_special_tokens: bool = False  # the tokenizer adds BOS and others, as to a raw text
+    origin: Path | None = field(
+        default=None, compare=False
+    )  # the file that a repository's own template stands in
 
 
 # https://github.com/Stability-AI/StableLM, "Quickstart"

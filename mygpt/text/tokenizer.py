@@ -9,20 +9,36 @@ from typing import Any
 import tokenizers
 
 from mygpt.errors import InputError
+from mygpt.text.panics import as_input_error, refuse_failures
 from mygpt.text.tokenizer_files import load_folder, named_tokens
 
+_CHARACTERS_PER_TOKEN = 8  # more than most texts have
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")  # how a byte-fallback vocabulary writes a byte
+
+
+class TooManyTokensError(InputError):
+    """A text has more than `n_tokens` tokens, which are more than it may have; how many was not counted."""
+
+    def __init__(self, n_tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt of more than {n_tokens} tokens does not fit the model's context of {limit} tokens; shorten it"
+        )
+        self.n_tokens = n_tokens
 
 
 class Tokenizer:
     """A `tokenizers` backend with the contents of `tokenizer_config.json`."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: Path | None = None
+    ) -> None:
+        """`origin` is the folder or file that it was read from, for messages."""
         # Some repositories saved the settings of their training run: they would truncate or pad every prompt.
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
         self.config = config
+        self._place = f"{origin}: " if origin else ""
         self.special_tokens = named_tokens(config)
 
     @classmethod
@@ -32,7 +48,7 @@ class Tokenizer:
         Raises:
             InputError: there are none, or one is corrupt.
         """
-        return cls(*load_folder(folder))
+        return cls(*load_folder(folder), folder)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -50,17 +66,33 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         return frozenset(token_id for token_id, token in added.items() if token.special)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text. Special tokens written in it are recognized; none are added."""
-        return self._encode(text, add_special_tokens=False)
+    def encode(self, text: str, *, limit: int | None = None) -> list[int]:
+        """The ids of a text. Special tokens written in it are recognized; none are added.
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a raw prompt, with the special tokens (BOS, …) that the tokenizer's post-processor adds."""
-        return self._encode(text, add_special_tokens=True)
+        Args:
+            text: any text.
+            limit: tokens that it may have. It is exact for none but texts of many times as many: these are not
+                encoded, which would take hundreds of bytes a character.
+
+        Raises:
+            TooManyTokensError: the text goes far over the limit.
+            InputError: it is not Unicode, or the tokenizer has no token for a part of it.
+        """
+        return self._encode(text, limit, add_special_tokens=False)
+
+    def encode_prompt(self, text: str, *, limit: int | None = None) -> list[int]:
+        """The ids of a raw prompt, with the special tokens (BOS, …) that the tokenizer's post-processor adds.
+
+        Arguments and errors are those of `encode`.
+        """
+        return self._encode(text, limit, add_special_tokens=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
-        return self.backend.decode(ids, skip_special_tokens=True)
+        try:
+            return self.backend.decode(ids, skip_special_tokens=True)
+        except BaseException as error:
+            raise as_input_error(f"{self._place}the tokenizer cannot decode the ids", error) from error
 
     def token_to_id(self, token: str) -> int | None:
         """The id of one token, or None if the vocabulary lacks it."""
@@ -71,13 +103,31 @@ class Tokenizer:
         eos = self.token_to_id(self.special_tokens.get("eos_token", ""))
         return () if eos is None else (eos,)
 
-    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def _encode(self, text: str, limit: int | None, *, add_special_tokens: bool) -> list[int]:
         try:
             text.encode()  # the command line gives bytes that are not UTF-8 as lone surrogates
         except UnicodeEncodeError as error:
             message = f"the text is not valid Unicode at character {error.start}: write it in UTF-8"
             raise InputError(message) from error
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        if limit is not None:
+            self._check_beginning(text, limit)
+        return self._ids(text, add_special_tokens=add_special_tokens)
+
+    def _check_beginning(self, text: str, limit: int) -> None:
+        """Refuse a text whose beginning has too many tokens. The part where it is cut makes a difference of few."""
+        n_characters = _CHARACTERS_PER_TOKEN * limit
+        while n_characters < len(text):
+            try:
+                n_tokens = len(self._ids(text[:n_characters], add_special_tokens=False))
+            except InputError:  # the part of a word at the cut may have no token, where the word has one
+                return
+            if n_tokens > limit + limit // 8 + 100:
+                raise TooManyTokensError(n_tokens, limit)
+            n_characters *= 2
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        with refuse_failures(f"{self._place}the tokenizer cannot encode the text"):
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
 
 class StreamDecoder:

@@ -1,6 +1,11 @@
 """Reads the tokenizer files of a repository: tokenizer.json, sentencepiece's .model, GPT-2's two files."""
 
+import base64
+import itertools
+import json
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +13,17 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from mygpt.errors import InputError
-from mygpt.json_files import read_json
+from mygpt.json_files import is_file, read_bytes, read_json
+from mygpt.text.panics import refuse_quietly
 
 LoadedTokenizer = tuple[tokenizers.Tokenizer, dict[str, Any]]  # a backend and its tokenizer_config.json
 
 _SPACE = "▁"  # how sentencepiece writes a space in its pieces
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # ModelProto.SentencePiece.Type
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType
+_MAX_PIECE = 10_000  # characters; the longest of real ones have some hundred
+_NOT_EMPTY = re.compile(rb'\s*:\s*"[^"]')  # after the name of a text in JSON
+_MOST_GROWTH = 100.0
 
 
 def load_folder(folder: Path) -> LoadedTokenizer:
@@ -24,23 +33,66 @@ def load_folder(folder: Path) -> LoadedTokenizer:
         InputError: there is none of them, or one of the files is not what its name says.
     """
     config = {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
-    if (path := folder / "tokenizer.json").is_file():
-        backend = _load_tokenizer_json(path)
-        _declare_tokens(backend, config, folder)
+    if (content := read_bytes(path := folder / "tokenizer.json")) is not None:
+        with refuse_quietly(f"{path} is not a valid tokenizer"):
+            backend = _load_tokenizer_json(path, content)
+            _declare_tokens(backend, config, folder)
+            try_out(backend)
         return backend, config  # with its own post-processor; transformers 5 ignores add_bos_token too
-    if (path := folder / "tokenizer.model").is_file():
-        backend, defaults = _load_sentencepiece(path)
-    elif (path := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        backend, defaults = _load_vocab_and_merges(path, config)
-    else:
-        wanted = "tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
-        raise InputError(f"no tokenizer in {folder}: download the repository's {wanted}")
-    added = read_json(folder / "added_tokens.json")
+    added = _added_ids(folder / "added_tokens.json")
+    if (content := read_bytes(path := folder / "tokenizer.model")) is not None:
+        with refuse_quietly(f"{path} is not a valid tokenizer"):
+            return _completed(*_load_sentencepiece(path, content), added, config, folder)
+    if is_file(path := folder / "vocab.json") and is_file(folder / "merges.txt"):
+        with refuse_quietly(f"{path} is not a valid tokenizer"):
+            return _completed(*_load_vocab_and_merges(path, config), added, config, folder)
+    wanted = "tokenizer.json, tokenizer.model, or vocab.json with merges.txt"
+    raise InputError(f"no tokenizer in {folder}: download the repository's {wanted}")
+
+
+def _completed(
+    backend: tokenizers.Tokenizer,
+    defaults: dict[str, Any],
+    added: dict[str, int],
+    config: dict[str, Any],
+    folder: Path,
+) -> LoadedTokenizer:
+    """A tokenizer from the older files, with all that the JSON files beside them say."""
     defaults["added_tokens_decoder"] = {token_id: {"content": token} for token, token_id in added.items()}
     config = {**defaults, **config}
     _declare_tokens(backend, config, folder)
     backend.post_processor = bos_eos_processor(backend, config)
+    try_out(backend)
     return backend, config
+
+
+def _added_ids(path: Path) -> dict[str, int]:
+    added = read_json(path)
+    if not all(type(token_id) is int for token_id in added.values()):
+        raise InputError(f"{path} does not give each token a whole number: download it again")
+    return added
+
+
+# Texts at which something in a broken file fails: spaces and none at both ends, short ones, all sorts of characters.
+_TRIALS = (
+    "",
+    " ",
+    "a",
+    "é",
+    "🙂",
+    "The quick  brown fox",
+    "  a\r\n\tb 1234!\n ",
+    "你好 ö👩\u200d👧 e\u0301 </s>",
+)
+
+
+def try_out(backend: tokenizers.Tokenizer) -> None:
+    """Encode and decode a little: a file can hold what the library reads and then panics at."""
+    for text, special in itertools.product(_TRIALS, (True, False)):
+        with suppress(Exception):  # a vocabulary need not know each character
+            ids = backend.encode(text, add_special_tokens=special).ids
+            for some in (ids, *([token_id] for token_id in ids)):
+                backend.decode(some, skip_special_tokens=False)
 
 
 def named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -97,11 +149,55 @@ def _added_tokens(config: Mapping[str, Any]) -> Iterator[AddedToken]:
         yield AddedToken(token["content"], **given)
 
 
-def _load_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise InputError(f"{path} is not a valid tokenizer ({_brief(error)}): download it again") from error
+def _load_tokenizer_json(path: Path, content: bytes) -> tokenizers.Tokenizer:
+    if _may_abort(content):
+        _check_survivable(json.loads(content), path)
+    backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    backend.no_padding()  # a length of 10^12 would end the process
+    for part in (backend.normalizer, backend.decoder):
+        if part is not None and _growth(json.loads(part.__getstate__())) > _MOST_GROWTH:
+            raise InputError(f"{path}: its replacements make a text too long: download it again")
+    return backend
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times as long a text may become by the replacements of a normalizer or decoder."""
+    growth = 1.0
+    for part in step.get("normalizers") or step.get("decoders") or []:
+        growth *= _growth(part)
+    if step.get("type") == "Replace":
+        replaced = len(step["pattern"].get("String") or "x")  # a regular expression may match one character
+        growth *= max(1.0, len(step["content"]) / replaced)
+    return growth
+
+
+def _may_abort(content: bytes) -> bool:
+    """Whether a tokenizer.json holds what can end the process; reading all of it in Python would take long."""
+    prefixes = content.split(b'"continuing_subword_prefix"')[1:]
+    written_with_escapes = b"\\u00" in content and re.search(rb"\\u00[2-7]", content)  # such as "T\u0079pe"
+    return bool(b'"Precompiled"' in content or written_with_escapes or any(map(_NOT_EMPTY.match, prefixes)))
+
+
+def _check_survivable(content: Any, path: Path) -> None:
+    """Refuse what ends the process: the library asks for more memory than there is, or cuts a character in two."""
+    model = content.get("model") or {}
+    prefix = model.get("continuing_subword_prefix")
+    if prefix and model.get("type") != "WordPiece":
+        seconds = [merge.split(" ")[-1] if isinstance(merge, str) else merge[1] for merge in model["merges"]]
+        if not prefix.isascii() or not all(second.startswith(prefix) for second in seconds):
+            raise InputError(f"{path}: its merges lack the prefix {prefix!r}: download it again")
+    steps = [content.get("normalizer")]
+    while steps:
+        step = steps.pop() or {}
+        steps += step.get("normalizers", [])
+        if step.get("precompiled_charsmap"):
+            check_charsmap(base64.b64decode(step["precompiled_charsmap"]), path)
+
+
+def check_charsmap(charsmap: bytes, path: Path) -> None:
+    """See that sentencepiece's table of replacements is as long as it says: the library allocates what it says."""
+    if charsmap and int.from_bytes(charsmap[:4], "little") > len(charsmap) - 4:
+        raise InputError(f"{path}: its precompiled_charsmap is cut off: download it again")
 
 
 def _load_vocab_and_merges(vocab: Path, config: Mapping[str, Any]) -> LoadedTokenizer:
@@ -125,15 +221,16 @@ def _load_vocab_and_merges(vocab: Path, config: Mapping[str, Any]) -> LoadedToke
     return backend, dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 
 
-def _load_sentencepiece(path: Path) -> LoadedTokenizer:
+def _load_sentencepiece(path: Path, content: bytes) -> LoadedTokenizer:
     """The tokenizer of a sentencepiece model: its pieces, normalizer, decoder and special tokens."""
-    proto = _read_sentencepiece(path)
+    proto = _read_sentencepiece(path, content)
     trainer = proto.trainer_spec
     if trainer.model_type not in (_UNIGRAM, _BPE) or trainer.treat_whitespace_as_suffix:
         raise InputError(f"{path} is neither a BPE nor a unigram model with leading spaces: not supported")
     backend = tokenizers.Tokenizer(_unigram(proto) if trainer.model_type == _UNIGRAM else _bpe(proto))
     symbols = [piece.piece for piece in proto.pieces if piece.type == _USER_DEFINED]
     special = [piece.piece for piece in proto.pieces if piece.type in (_CONTROL, _UNKNOWN)]
+    check_charsmap(proto.normalizer_spec.precompiled_charsmap, path)
     backend.normalizer = _sentencepiece_normalizer(proto.normalizer_spec, symbols)
     backend.decoder = _sentencepiece_decoder(proto.normalizer_spec)
     # As in sentencepiece, symbols are matched in the normalized text, and special tokens in the text itself.
@@ -143,7 +240,7 @@ def _load_sentencepiece(path: Path) -> LoadedTokenizer:
     return backend, {key: proto.pieces[index].piece for key, index in ids.items() if index >= 0}
 
 
-def _read_sentencepiece(path: Path) -> Any:
+def _read_sentencepiece(path: Path, content: bytes) -> Any:
     try:
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2
@@ -152,7 +249,8 @@ def _read_sentencepiece(path: Path) -> Any:
             f"{path} is a sentencepiece model: pip install 'mygpt[sentencepiece]' to read it"
         ) from error
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(content)
     except (OSError, RuntimeError) as error:
         message = f"{path} is not a sentencepiece model ({_brief(error)}): download it again"
         raise InputError(message) from error
@@ -176,7 +274,13 @@ def _bpe(proto: Any) -> models.BPE:
 
 
 def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The merges: each split of a piece into two pieces. Sentencepiece merges the pair with the best score first."""
+    """The merges: each split of a piece into two pieces. Sentencepiece merges the pair with the best score first.
+
+    Raises:
+        ValueError: a piece is so long that its splits would take minutes.
+    """
+    if (longest := max(map(len, scores), default=0)) > _MAX_PIECE:
+        raise ValueError(f"a token of {longest} characters")
     return [
         (piece[:cut], piece[cut:])
         for piece in sorted(scores, key=lambda piece: -scores[piece])

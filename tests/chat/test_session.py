@@ -179,6 +179,10 @@ def test_set(repl: Repl, text: str, name: str, value: Any) -> None:
         ("/save .", ".: cannot be written"),
         ("/load", "write /load FILE"),
         ("/load /nowhere.json", "/nowhere.json: cannot be read"),
+        (f"/load {'x' * 300}", f"{'x' * 300}: cannot be used (File name too long)"),
+        ("/save a\0b", "a\\u0000b: cannot be used (embedded null byte)"),
+        (f"/set seed {'9' * 5000}", "the value is not YAML: 999"),
+        ("/set top_k [&a 1, *a]", "the value is not YAML"),
         ("/load ~nobody_of_this_name/x", "~nobody_of_this_name/x: there is no such user's folder"),
     ],
 )

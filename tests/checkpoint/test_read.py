@@ -1,5 +1,6 @@
 """Safetensors and .bin folders as streams, broken ones refused, and folders written that transformers reads."""
 
+import contextlib
 import json
 import os
 import random
@@ -17,7 +18,6 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mygpt.checkpoint import weight_files
 from mygpt.checkpoint import write as write_module
 from mygpt.checkpoint.open import open_checkpoint
 from mygpt.checkpoint.write import write_folder
@@ -85,10 +85,8 @@ def streamed(folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("layout", ["folder", "sharded"])
 @pytest.mark.parametrize("form", ["safetensors", "bin", "old bin"])
-@pytest.mark.parametrize("remap_bytes", [0, 2**40])
-def test_every_tensor_comes_once_and_as_stored(layout, form, remap_bytes, model, request, monkeypatch):
-    """Also when the file is mapped anew for each tensor, and in the .bin format of before PyTorch 1.6."""
-    monkeypatch.setattr(weight_files, "_REMAP_BYTES", remap_bytes)
+def test_every_tensor_comes_once_and_as_stored(layout, form, model, request):
+    """Also in the .bin format of before PyTorch 1.6."""
     path = request.getfixturevalue(layout)
     if form != "safetensors":
         to_bin(path, _use_new_zipfile_serialization=form == "bin")
@@ -365,6 +363,94 @@ def test_bin_that_holds_no_dict_of_tensors(folder: Path):
     torch.save({"epoch": 3}, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="no plain list of weights"):
         streamed(folder)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin", "old bin"])
+def test_a_file_that_is_cut_short_while_it_is_read_is_told(form: str, folder: Path):
+    """Before a mapping of it is made: touched behind its end, that would end the process."""
+    if form != "safetensors":
+        to_bin(folder, _use_new_zipfile_serialization=form == "bin")
+    file = next(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    stream = open_checkpoint(folder).tensors()
+    next(stream)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(InputError, match=f"{file.name} has changed while it was read"):
+        list(stream)
+
+
+HEADERS = {
+    "a shape beyond 64 bits": {"dtype": "F32", "shape": [0, 2**64 - 1], "data_offsets": [0, 0]},
+    "a shape that overflows": {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]},
+    "10^5 dimensions": {"dtype": "F32", "shape": [0, *[1] * 10**5], "data_offsets": [0, 0]},
+    "a negative shape": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+    "a shape of text": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]},
+    "negative offsets": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]},
+    "offsets in a wrong order": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]},
+    "no offsets": {"dtype": "F32", "shape": [1]},
+    "an unknown type": {"dtype": "F12", "shape": [1], "data_offsets": [0, 4]},
+    "half a number": {"dtype": "F32", "shape": [1], "data_offsets": [0, 3]},
+}
+
+
+@pytest.mark.parametrize("entry", HEADERS.values(), ids=HEADERS)
+def test_headers_of_safetensors_that_are_wrong(entry: dict, folder: Path):
+    header = json.dumps({"w": entry}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(InputError, match=r"model\.safetensors is truncated or corrupt"):
+        streamed(folder)
+
+
+def test_safetensors_that_overlap(folder: Path):
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"v": entry, "w": entry}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(InputError, match=r"model\.safetensors is truncated or corrupt"):
+        streamed(folder)
+
+
+@pytest.mark.parametrize("size", [2**40, 2**64 - 1])
+def test_a_header_of_safetensors_longer_than_its_file(size: int, folder: Path):
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", size) + b"{}")
+    with pytest.raises(InputError, match=r"model\.safetensors is truncated or corrupt"):
+        streamed(folder)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: Path, sharded: Path):
+    for path, name in ((folder, "model.safetensors"), (sharded, min(sharded.glob("*.safetensors")).name)):
+        (path / name).unlink()
+        os.mkfifo(path / name)
+        with pytest.raises(InputError, match=r"has no weights|lacks the shards"):
+            streamed(path)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(InputError, match=r"no config\.json"):
+        streamed(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin", "."])
+def test_what_may_not_be_read_is_told(name: str, folder: Path):
+    """By a user without privileges, whom the files are not for."""
+    if name.endswith(".bin"):
+        to_bin(folder)
+    for path in (folder, *folder.parents):
+        path.chmod(0o755)
+        if path.name.startswith("pytest-of"):
+            break
+    (folder / name).chmod(0)
+    user = 65_534 if os.geteuid() == 0 else os.geteuid()
+    child = os.fork()
+    if child == 0:
+        os.setuid(user)
+        code = 1
+        with contextlib.suppress(BaseException):
+            try:
+                streamed(folder)
+            except InputError as error:
+                code = 0 if "read" in str(error) and str(folder) in str(error) else 3
+        os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    (folder / name).chmod(0o755)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_paths_that_are_no_checkpoint(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Bad input of every kind: exit code 2, one line on standard error that names the thing, nothing left behind."""
 
 import json
+import os
 import pickle
 import re
 import shlex
@@ -167,6 +168,22 @@ CONFIGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("'mscale'", "number"),
     ),
     "odd rotary dimensions": ({"head_dim": 9}, ("9 rotary dimensions", "even")),
+    "65,536 layers": ({"num_hidden_layers": 65_536}, ("'num_hidden_layers' must be at most 1024", "65536")),
+    "1,000 layers": ({"num_hidden_layers": 1000}, ("'num_hidden_layers' 1000", "those of 2 layers")),
+    "2^31 heads": ({"num_attention_heads": 2**31}, ("'num_attention_heads' must be at most 4096",)),
+    "4,000 heads": (
+        {"num_attention_heads": 4000, "num_key_value_heads": 4000},
+        ("'num_key_value_heads' 4000", "do not fit model.layers.0.self_attn.k_proj", "(16, 48)"),
+    ),
+    "a wide head": ({"head_dim": 65_536}, ("'head_dim' 65536", "do not fit")),
+    "a large vocabulary": (
+        {"vocab_size": 4_000_000},
+        (
+            "'vocab_size' 4000000 and 'hidden_size' 48 do not fit model.embed_tokens.weight of shape (320, 48)",
+        ),
+    ),
+    "another width": ({"intermediate_size": 4_000_000}, ("'intermediate_size' 4000000", "do not fit")),
+    "sizes past 2^63": ({"hidden_size": 2**63}, ("'hidden_size' must be at most",)),
     "eos is text": ({"eos_token_id": "</s>"}, ("'eos_token_id'", "'</s>'")),
 }
 
@@ -224,6 +241,7 @@ def template(text: str) -> Break:
 
 
 Q = "model.layers.0.self_attn.q_proj.weight"
+Q1 = "model.layers.1.self_attn.q_proj.weight"
 FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
     "empty folder": (lambda model: [path.unlink() for path in model.iterdir()], ("no config.json",)),
     "no config.json": (lambda model: (model / "config.json").unlink(), ("no config.json",)),
@@ -274,8 +292,12 @@ FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
         ("1 unexpected: surplus",),
     ),
     "tensor of another shape": (
+        lambda model: tensors(model, lambda weights: weights.update({Q1: torch.ones(40, 48)})),
+        ("1 wrongly shaped: layers.1.attention.q.weight (40, 48) in place of (48, 48)",),
+    ),
+    "tensors of another shape than the config's": (
         lambda model: tensors(model, lambda weights: weights.update({Q: torch.ones(40, 48)})),
-        ("1 wrongly shaped: layers.0.attention.q.weight (40, 48) in place of (48, 48)",),
+        ("'num_attention_heads' 6 and 'head_dim' 8 and 'hidden_size' 48 do not fit", Q, "(40, 48)"),
     ),
     "tensor of integers": (
         lambda model: tensors(model, lambda weights: weights.update({Q: torch.ones(48, 48).char()})),
@@ -287,7 +309,7 @@ FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
     ),
     "one layer too many": (
         lambda model: edit_json(model / "config.json", num_hidden_layers=3),
-        ("9 missing: layers.2.",),
+        ("'num_hidden_layers' 3, but the weights are those of 2 layers",),
     ),
     ".bin garbage": (replace(WEIGHTS, "pytorch_model.bin", "garbage"), ("pytorch_model.bin", "corrupt")),
     ".bin empty": (replace(WEIGHTS, "pytorch_model.bin", ""), ("pytorch_model.bin", "corrupt")),
@@ -332,6 +354,22 @@ FILES: dict[str, tuple[Break, tuple[str, ...]]] = {
         ("chat template failed", "unsafe"),
     ),
     "template divides by zero": (template("{{ 1 / 0 }}"), ("chat template failed", "division by zero")),
+    "template without end": (
+        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        ("chat_template.jinja: the chat template takes too much time", "--prompt_style"),
+    ),
+    "tokenizer panics": (
+        lambda model: edit_json(model / "tokenizer.json", pre_tokenizer={"type": "FixedLength", "length": 0}),
+        ("tokenizer.json is not a valid tokenizer", "download it again"),
+    ),
+    "tokenizer a pipe": (
+        lambda model: ((model / "tokenizer.json").unlink(), os.mkfifo(model / "tokenizer.json")),
+        ("tokenizer.json is no regular file",),
+    ),
+    "template a device": (
+        lambda model: (model / "chat_template.jinja").symlink_to("/dev/zero"),
+        ("chat_template.jinja is no regular file",),
+    ),
     "template a number": (
         lambda model: edit_json(model / "tokenizer_config.json", chat_template=5),
         ("chat_template",),
@@ -454,7 +492,12 @@ def test_a_file_of_weights(refused: Callable[..., None], model: Path) -> None:
 OPTIONS: dict[str, tuple[str, ...]] = {
     "--temperature -1": ("--temperature must be 0 or above, it is -1",),
     "--temperature nan": ("--temperature must be a number, it is 'nan'",),
-    "--temperature inf": ("--temperature must be", "inf"),
+    "--temperature inf": ("--temperature must be a number, it is 'inf'",),
+    "--temperature 1e-320": ("--temperature is out of range, it is 1e-320",),
+    f"--temperature 1{'0' * 40}": ("--temperature is out of range",),
+    "--repetition_penalty 1e300": ("--repetition_penalty is out of range",),
+    f"--top_k {2**63}": ("--top_k is out of range",),
+    f"--top_k {'9' * 5000}": ("--top_k is out of range: it has thousands of digits",),
     "--temperature abc": ("--temperature must be a number, it is 'abc'",),
     "--temperature": ("--temperature needs a value",),
     "--top_p 0": ("--top_p must be above 0 and at most 1",),
@@ -464,7 +507,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--min_p 2": ("--min_p must be between 0 and 1",),
     "--repetition_penalty 0": ("--repetition_penalty must be above 0",),
     "--max_new_tokens 0": ("--max_new_tokens must be 1 or above",),
-    "--num_samples 0": ("--num_samples must be 1 or above",),
+    "--num_samples 0": ("--num_samples must be between 1 and 100000, it is 0",),
     "--batch_size 0": ("--batch_size must be 1 or above",),
     "--seed -1": ("--seed must be between 0 and",),
     "--seed 1.5": ("--seed must be a whole number, it is '1.5'",),
@@ -473,10 +516,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--accelerator tpu": ("--accelerator must be one of auto, cpu, gpu, cuda, mps", "'tpu'"),
     f"--accelerator {NO_GPU}": (f"--accelerator {NO_GPU}: this machine", "try cpu"),
     "--quantize foo": ("--quantize must be one of bnb.nf4", "'foo'"),
-    "--devices 0": ("--devices must be a number above 0", "'0'"),
+    "--devices 0": ("--devices must be a number from 1 to 999", "'0'"),
     "--devices foo": ("'foo' is no device",),
     "--devices cuda:99": ("--devices: there is no cuda:99 here, this machine has",),
-    "--num_nodes 0": ("--num_nodes must be 1 or above",),
+    "--num_nodes 0": ("--num_nodes must be between 1 and 1000, it is 0",),
     "--strategy spiral": ("--strategy must be one of", "'spiral'"),
     "--cpu_offload true": ("--cpu_offload goes with --strategy fsdp",),
     # 6 heads; nothing is started

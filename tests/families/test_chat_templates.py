@@ -41,9 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(folder: Path, messages: list[Message], **variables: Any) -> str:
     tokenizer = Tokenizer.from_folder(folder)
-    template = find_chat_template(folder, tokenizer)
-    assert template is not None
-    return ChatTemplate(template).render(messages, special_tokens=tokenizer.special_tokens, **variables)
+    found = find_chat_template(folder, tokenizer)
+    assert found is not None
+    return ChatTemplate(*found).render(messages, special_tokens=tokenizer.special_tokens, **variables)
 
 
 def theirs(folder: Path, messages: list[Message], **variables: Any) -> str:

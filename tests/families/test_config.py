@@ -111,6 +111,10 @@ def test_the_context_that_a_rope_type_gives(rope: dict[str, Any], context: int) 
         ("llama", {"rope_scaling": {**LONGROPE, "long_factor": [1.0]}}, "'long_factor' must be a list of 4"),
         ("llama", {"head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "needs 4 rotary"),
         ("mamba", {}, "'mamba' is not supported; supported are .*falcon.*llama"),
+        ("mistral3", {"text_config": {"model_type": [7]}}, r"'model_type'"),
+        ("cohere2", {"layer_types": [["full_attention"]] * 2}, "'layer_types' must be a list of 2"),
+        ("gemma", {"hidden_act": ["gelu"]}, "'hidden_act' must be one of"),
+        ("olmo3", {"rope_parameters": {"full_attention": 5}}, "'rope_parameters' must be an object"),
     ],
 )
 def test_what_would_change_the_mathematics_is_refused_by_name(
@@ -183,3 +187,65 @@ def test_gpt_oss_in_the_hubs_spelling_is_what_its_missing_keys_default_to() -> N
     assert hub == config("gpt_oss", **sizes)
     assert (hub.windows, hub.rope.truncate, hub.rope.theta) == ((128, 0), False, 150_000.0)
     assert (hub.context_length, hub.head_dim) == (131072, 64)
+
+
+YARN = {"type": "yarn", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("llama", {"num_hidden_layers": 65_536}, "'num_hidden_layers' must be at most 1024, it is 65536"),
+        ("llama", {"num_hidden_layers": 10**400}, "'num_hidden_layers' must be at most 1024"),
+        ("gpt2", {"n_layer": 65_536}, "'n_layer' must be at most 1024"),
+        ("llama", {"head_dim": 2**32}, "'head_dim' must be at most 65536, it is 4294967296"),
+        (
+            "llama",
+            {"num_attention_heads": 2**31, "head_dim": 8},
+            "'num_attention_heads' must be at most 4096",
+        ),
+        ("llama", {"hidden_size": 2**63, "head_dim": 8}, "'hidden_size' must be at most 4194304"),
+        ("llama", {"vocab_size": 1e300}, "'vocab_size' must be at most 4194304"),
+        ("gpt2", {"n_embd": 2**21, "n_head": 8}, "'n_inner' must be at most 4194304, it is 8388608"),
+        (
+            "mixtral",
+            {"num_local_experts": 10**6, "num_key_value_heads": 4},
+            "'num_local_experts' must be at most 4096",
+        ),
+        (
+            "mixtral",
+            {"num_local_experts": 4096, "num_hidden_layers": 1024, "num_key_value_heads": 4},
+            "4096 experts in 1024 layers are more than 32768",
+        ),
+        (
+            "deepseek_v3",
+            {"q_lora_rank": 1e30, "n_group": 1, "topk_group": 1},
+            "'q_lora_rank' must be at most",
+        ),
+        ("llama", {"max_position_embeddings": 2**31}, "'max_position_embeddings' must be at most 2147483647"),
+        (
+            "mistral",
+            {"sliding_window": 2**63, "num_key_value_heads": 4},
+            "'sliding_window' must be at most 2147483647",
+        ),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 2**63}, "'max_window_layers' must be"),
+        ("llama", {"rope_theta": 10**400}, "'rope_theta' must be between 1e-37 and"),
+        ("llama", {"rms_norm_eps": 1e-320}, "'rms_norm_eps' must be between 1e-37 and"),
+        ("llama", {"rms_norm_eps": float("nan")}, "'rms_norm_eps' must be a number above 0"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 1e30}}, "a context of 128000"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 1e-30}}, "a context of 0 tokens of 128"),
+        ("llama", {"rope_theta": 1, "rope_scaling": YARN}, "'rope_theta' must be above 1"),
+        ("phi3", {"rope_scaling": {**LONGROPE, "original_max_position_embeddings": 1}}, "above 1, it is 1"),
+        (
+            "phi3",
+            {"rope_scaling": {**LONGROPE, "short_factor": [10**400] * 4}},
+            "'short_factor' must be a list",
+        ),
+    ],
+)
+def test_numbers_that_are_no_model_s_are_refused_before_anything_is_made_of_them(
+    model_type: str, changes: dict[str, Any], message: str
+) -> None:
+    longrope = {"original_max_position_embeddings": None} if model_type == "phi3" else {}
+    with pytest.raises(InputError, match=message):
+        config(model_type, **changes, **longrope)

@@ -20,7 +20,7 @@ def server() -> Iterator[FakeHub]:
 def fake(server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     """An empty fake Hub, empty caches, and an empty working directory."""
     server.repos, server.requests, server.cut_after, server.broken_status = {}, [], {}, None
-    server.broken_message = None
+    server.broken_message = server.hostile = None
     use_endpoint(monkeypatch, server.url)
     # huggingface_hub read its environment when it was imported
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))

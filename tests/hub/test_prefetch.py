@@ -2,10 +2,12 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from mygpt.hub.default_model import REPO
 from mygpt.hub.prefetch import prefetch
 
 
@@ -44,12 +46,33 @@ def test_not_more_than_memory_holds(
     assert fetched == []
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "no/weights/here", "", "half"])
+def _index(folder: Path, shard: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+
+
+@pytest.mark.parametrize(
+    "name", ["/no/such/folder", "no/weights/here", "", "half", "surrogate", "long", "pipe", "nobody"]
+)
 def test_nothing_is_told(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Nor does it wait for anyone."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "half").mkdir()
+    tracebacks: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    for folder in ("half", "surrogate", "long", "pipe"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "half" / "model.safetensors.index.json").write_text("{")
-    prefetch(name).join()
+    _index(tmp_path / "surrogate", "model-\ud800.safetensors")
+    _index(tmp_path / "long", "x" * 5000)
+    os.mkfifo(tmp_path / "pipe" / "model.safetensors")
+    if name == "nobody":
+        name = REPO
+        monkeypatch.delenv("MYGPT_CACHE", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it is without a home folder
+    thread = prefetch(name)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert tracebacks == []
     assert capfd.readouterr() == ("", "")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import mygpt.loading.compile
 import mygpt.model.kv_cache
 from mygpt import LLM
 from mygpt.__main__ import main
-from mygpt.errors import InputError
+from mygpt.errors import InputError, RunError
 from mygpt.loading.build import pick_scheme
 from mygpt.loading.compile import Compiled, _explained, prepare_compiler, progress
 from mygpt.loading.cuda_graphs import StepGraphs
@@ -210,6 +211,26 @@ def test_not_on_apples_gpus() -> None:
         InputError, match=r"bnb\.nf4: quantized weights do not run on mps; use --accelerator cpu"
     ):
         pick_scheme(None, "config.json", "bnb.nf4", None, mps)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="temporary files are each user's own there")
+def test_code_is_kept_where_nobody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is run, and torch reads pickles beside it."""
+    monkeypatch.setenv("MYGPT_CACHE", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    placement, shared = Placement(None, (torch.device("cpu"),), ("cpu",)), tmp_path / "compile"
+    for mode, folder in ((0o755, shared), (0o775, shared / str(os.geteuid()))):
+        shared.mkdir(exist_ok=True)
+        shared.chmod(mode)
+        with suppress(InputError):  # no compiler
+            prepare_compiler(placement)
+        assert os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(folder)
+    monkeypatch.setattr(os, "geteuid", lambda: 2**31)
+    with pytest.raises(
+        RunError, match=r"--compile cannot keep its code in .*/compile \(other users can write to it\)"
+    ):
+        prepare_compiler(placement)
 
 
 def test_without_a_compiler(

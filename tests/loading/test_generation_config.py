@@ -41,6 +41,8 @@ def test_vllms_way_to_write_all_tokens() -> None:
         {"temperature": "hot"},
         {"temperature": True},
         {"top_k": 2.5},
+        {"top_k": 2**70},
+        {"temperature": 10**400},
         {"top_p": 7},
         {"max_new_tokens": 0},
         {"max_new_tokens": "many"},

@@ -189,11 +189,11 @@ def test_a_model_that_is_too_large_is_not_downloaded(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     huge = {
         "hidden_size": 8192,
-        "intermediate_size": 10**9,
+        "intermediate_size": 4_000_000,
         "num_attention_heads": 64,
         "num_key_value_heads": 8,
     }
-    huge |= {"model_type": "llama", "vocab_size": 99, "num_hidden_layers": 2, "torch_dtype": "float16"}
+    huge |= {"model_type": "llama", "vocab_size": 99, "num_hidden_layers": 20, "torch_dtype": "float16"}
     with serve() as hub:
         use_endpoint(monkeypatch, hub.url)
         hub.repos["owner/huge"] = Repo(

@@ -1,6 +1,7 @@
 """Quantized weights: what bitsandbytes makes of the same tensors, what the model makes of them, and their files."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from mygpt.quantize.formats.bnb import MODES
 from mygpt.quantize.linear import QuantizedLinear, quantizable, quantized_bytes
 from mygpt.quantize.matmul import MANY_ROWS, from_row_groups, make_products, to_row_groups
 from tests.families.variants import variant
-from tests.models import write_model
+from tests.models import edit_json, write_model
 
 functional = bitsandbytes().functional
 FOUR_BITS = [name for name in MODES if name != "bnb.int8"]
@@ -398,30 +399,95 @@ def test_a_broken_stored_matrix_is_refused(llama: Path, tmp_path: Path) -> None:
         load(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("mode", "part", "change", "why"),
-    [
-        ("bnb.int8", "weight_format", lambda old: old + 1, "an old one of a single GPU's"),
-        ("bnb.int8", "SCB", lambda old: old[:-1].clone(), r"torch\.int8 \(128, 192\) with \(127,\) scales"),
-        ("bnb.nf4", "weight", lambda old: old[:-1].clone(), r"12287 bytes for \(128, 192\)"),
-        (
-            "bnb.nf4-dq",
-            "weight.quant_state.bitsandbytes__nf4",
-            lambda old: torch.tensor([*bytes(old.tolist()).replace(b": 256", b": 128")], dtype=torch.uint8),
-            "nested blocks of 128",
-        ),
-    ],
-    ids=["layout", "scales", "bytes", "nested blocks"],
-)
+def state(**changes: Any) -> Callable[[Tensor], Tensor]:
+    """A quantization state with other values."""
+
+    def change(old: Tensor) -> Tensor:
+        values = {**json.loads(bytes(old.tolist())), **changes}
+        return torch.tensor([*json.dumps(values).encode()], dtype=torch.uint8)
+
+    return change
+
+
+def shorter(old: Tensor) -> Tensor:
+    return old[:-1].clone()
+
+
+STATE = "weight.quant_state.bitsandbytes__nf4"
+# Of the matrix (128, 192): the mode, the part, how it is changed, and what is told.
+WRONG: dict[str, tuple[str, str, Callable[[Tensor], Tensor], str]] = {
+    "layout": ("bnb.int8", "weight_format", lambda old: old + 1, "an old one of a single GPU's"),
+    "SCB": ("bnb.int8", "SCB", shorter, r"scales \(127,\) torch\.float32 in place of \(128,\)"),
+    "SCB whole": ("bnb.int8", "SCB", lambda old: old.int(), r"in torch\.int32"),
+    "int8 flat": ("bnb.int8", "weight", torch.flatten, r"no 8-bit matrix is \(24576,\)"),
+    "bytes": ("bnb.nf4", "weight", shorter, r"12287 bytes for \(128, 192\)"),
+    "absmax": ("bnb.nf4", "weight.absmax", shorter, r"383 scales for \(128, 192\)"),
+    "absmax whole": ("bnb.nf4", "weight.absmax", Tensor.byte, r"in torch\.uint8"),
+    "nested codes in floats": ("bnb.nf4-dq", "weight.absmax", Tensor.float, r"scales \(128, 3\) torch\.float32"),
+    "quant_map": ("bnb.nf4", "weight.quant_map", shorter, r"\(15,\) levels"),
+    "quant_map whole": ("bnb.nf4", "weight.quant_map", Tensor.int, r"in torch\.int32"),
+    "nested_absmax": ("bnb.nf4-dq", "weight.nested_absmax", shorter, r"\(1,\) .* in place of \(2,\)"),
+    "nested_absmax whole": ("bnb.nf4-dq", "weight.nested_absmax", Tensor.long, r"in torch\.int64"),
+    "nested_quant_map": ("bnb.nf4-dq", "weight.nested_quant_map", shorter, r"\(255,\) .* in place of \(256,\)"),
+    "nested_quant_map complex": ("bnb.nf4-dq", "weight.nested_quant_map", Tensor.bool, r"in torch\.bool"),
+    "nested blocks": ("bnb.nf4-dq", STATE, state(nested_blocksize=128), "nested blocks of 128"),
+    "nested offset": ("bnb.nf4-dq", STATE, state(nested_offset=10**400), "too large"),
+    "no blocks": ("bnb.nf4", STATE, state(blocksize=0), "in blocks of 0"),
+    "other blocks": ("bnb.nf4", STATE, state(blocksize=-64), "in blocks of -64"),
+    "blocks of text": ("bnb.nf4", STATE, state(blocksize="64"), "in blocks of '64'"),
+    "unknown type": ("bnb.nf4", STATE, state(quant_type="nf3"), "'nf3' is not known"),
+    "negative shape": ("bnb.nf4", STATE, state(shape=[-128, -192]), r"no matrix is \[-128, -192\]"),
+    "huge shape": ("bnb.nf4", STATE, state(shape=[2**70, 192]), "no matrix is"),
+    "flat shape": ("bnb.nf4", STATE, state(shape=[128 * 192]), r"no matrix is \[24576\]"),
+    "no shape": ("bnb.nf4", STATE, state(shape=None), "not iterable"),
+    "no object": ("bnb.nf4", STATE, lambda old: old[:1].clone(), "Expecting"),
+    "too deep": ("bnb.nf4", STATE, lambda old: torch.full((10**5,), ord("["), dtype=torch.uint8), "recursion"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "part", "change", "why"), WRONG.values(), ids=WRONG)
 def test_each_way_in_which_a_stored_matrix_can_be_wrong(
     llama: Path, tmp_path: Path, mode: str, part: str, change: Callable[[Tensor], Tensor], why: str
 ) -> None:
+    """It is seen before a kernel gets the address of a part."""
     convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES[mode])
     file = tmp_path / "out" / "model.safetensors"
     weights, name = load_file(file), f"model.layers.0.mlp.down_proj.{part}"
     save_file(weights | {name: change(weights[name])}, file)
     with pytest.raises(InputError, match=rf"down_proj\.weight is not as bitsandbytes writes it .*{why}"):
         load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("level", ["", "none"], ids=["kernels", "no kernels"])
+@pytest.mark.parametrize("part", ["weight.nested_absmax", "weight.nested_quant_map", "weight.absmax", "SCB"])
+def test_no_process_dies_of_a_stored_matrix(llama: Path, tmp_path: Path, part: str, level: str) -> None:
+    """A kernel that reads past the end of a part may end it by a signal."""
+    mode = "bnb.int8" if part == "SCB" else "bnb.nf4-dq"
+    convert(open_checkpoint(llama), tmp_path / "out", scheme=MODES[mode])
+    file = tmp_path / "out" / "model.safetensors"
+    weights = load_file(file)
+    cut = {name: old.flatten()[:1].clone() for name, old in weights.items() if name.endswith(part)}
+    save_file(weights | cut, file)
+    command = [sys.executable, "-m", "mygpt", "generate", str(tmp_path / "out"), "--prompt", "Hi"]
+    environment = {**os.environ, "MYGPT_ISA": level} if level else None
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "is not as bitsandbytes writes it" in done.stderr
+
+
+def test_a_stored_matrix_that_its_family_keeps_transposed_is_refused(tmp_path: Path) -> None:
+    """GPT-2's: its rows in the file are not ours."""
+    file = tmp_path / "model.safetensors"
+    variant("gpt2").build(tmp_path)
+    weights = load_file(file)
+    for name in [name for name in weights if "c_fc.weight" in name]:
+        weights |= {name: weights[name].char(), name.replace("weight", "SCB"): torch.ones(len(weights[name]))}
+    save_file(weights, file)
+    edit_json(
+        tmp_path / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}
+    )
+    with pytest.raises(InputError, match=r"c_fc\.weight"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -498,7 +564,7 @@ def test_a_bitsandbytes_for_another_system_is_told(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_matrix_whose_blocks_run_over_its_rows_cannot_be_parted() -> None:
-    blocks, scales = torch.zeros(80, dtype=torch.uint8), torch.ones(3)
+    blocks, scales = torch.zeros(4, 20, dtype=torch.uint8), torch.ones(3)
     stored = FourBit(torch.Size((4, 40)), "nf4", blocks, scales, None, 64)
     with pytest.raises(InputError, match="of 40 columns cannot be parted"):
         stored.split_rows(lambda rows: [rows])

@@ -10,10 +10,11 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mygpt.errors import InputError
+from mygpt.text import prompt_encoder as prompt_encoder_module
 from mygpt.text.chat_template import ChatTemplate, find_chat_template
 from mygpt.text.prompt_encoder import PromptEncoder
 from mygpt.text.prompt_styles import STYLES, PromptStyle
-from mygpt.text.tokenizer import Tokenizer
+from mygpt.text.tokenizer import Tokenizer, TooManyTokensError
 
 USER = {"role": "user", "content": "Hi <b> & 'you'"}
 CHAT = [
@@ -193,15 +194,21 @@ def test_sources_of_the_template_in_order(tmp_path):
     config = {"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "J"}))
     assert find_chat_template(None, tokenizer()) is None
-    assert find_chat_template(tmp_path, tokenizer()) == "J"
-    assert find_chat_template(tmp_path, tokenizer(chat_template="C")) == "C"
-    assert find_chat_template(tmp_path, tokenizer(**config)) == "D"
-    assert find_chat_template(None, tokenizer(**config)) == "D"
+    assert find_chat_template(tmp_path, tokenizer()) == ("J", tmp_path / "chat_template.json")
+    of_config = tmp_path / "tokenizer_config.json"
+    assert find_chat_template(tmp_path, tokenizer(chat_template="C")) == ("C", of_config)
+    assert find_chat_template(tmp_path, tokenizer(**config)) == ("D", of_config)
+    assert find_chat_template(None, tokenizer(**config)) == ("D", None)
+    gguf = tmp_path / "model.gguf"
+    assert find_chat_template(gguf, tokenizer(**config)) == ("D", gguf)
     (tmp_path / "chat_template.jinja").write_text("é\n", encoding="utf-8")
-    assert find_chat_template(tmp_path, tokenizer(**config)) == "é\n"
+    jinja = tmp_path / "chat_template.jinja"
+    assert find_chat_template(tmp_path, tokenizer(**config)) == ("é\n", jinja)
 
 
-@pytest.mark.parametrize("found", [1, {"a": "b"}, [{"name": "rag", "template": "R"}], ["x"], []])
+@pytest.mark.parametrize(
+    "found", [1, {"a": "b"}, [{"name": "rag", "template": "R"}], [{"name": ["x"]}], ["x"], []]
+)
 def test_a_chat_template_of_another_shape_is_an_input_error(found):
     with pytest.raises(InputError, match="chat_template in the tokenizer's config"):
         find_chat_template(None, tokenizer(chat_template=found))
@@ -244,6 +251,69 @@ def test_a_base_model_takes_text_as_it_is():
     assert not prompt_encoder.is_chat
     assert written(prompt_encoder, "Once upon") == "Once upon"
     assert (prompt_encoder.stop_strings, prompt_encoder.stop_token_ids) == ((), ())
+
+
+def test_what_is_wrong_names_the_file_of_the_template(tmp_path):
+    for source, message in (("{% if %}", "is not valid Jinja"), ("{{ 1 / 0 }}", "failed on these messages")):
+        (tmp_path / "chat_template.jinja").write_text(source)
+        with pytest.raises(InputError, match=f"^{tmp_path}/chat_template.jinja: the chat template {message}"):
+            PromptEncoder.choose(tokenizer(), tmp_path).encode("Hi")
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(InputError, match=f"^{tmp_path}/tokenizer_config.json: the chat template"):
+        PromptEncoder.choose(tokenizer(chat_template="{% if %}"), tmp_path).encode("Hi")
+    with pytest.raises(InputError, match=f"config of {tmp_path}/tokenizer_config.json is neither"):
+        PromptEncoder.choose(tokenizer(chat_template=5), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("a\udcff", {}, "^the prompt is not valid Unicode at character 1: write it in UTF-8$"),
+        ("a\udcff", {"raw": True}, "^the prompt is not valid Unicode at character 1"),
+        ("a", {"sys_prompt": "\udcff"}, "^--sys_prompt is not valid Unicode at character 0"),
+        (
+            [USER, {"role": "user", "content": "ab\ud800"}],
+            {},
+            "^message 2 is not valid Unicode at character 2",
+        ),
+    ],
+)
+def test_what_is_no_unicode_is_named_where_it_was_given(prompt, options, message):
+    """Not where it stands in what the template wrote."""
+    with pytest.raises(InputError, match=message):
+        PromptEncoder.choose(tokenizer(chat_template=TEMPLATE), None).encode(prompt, **options)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_prompt_far_over_the_limit_is_not_encoded(raw, monkeypatch):
+    encoder = PromptEncoder.choose(tokenizer(chat_template=TEMPLATE), None)
+    longest, encode = [], encoder.tokenizer._ids
+    monkeypatch.setattr(
+        encoder.tokenizer, "_ids", lambda text, **given: longest.append(len(text)) or encode(text, **given)
+    )
+    with pytest.raises(
+        TooManyTokensError, match=r"more than \d+ tokens .* context of 100 tokens; shorten it"
+    ):
+        encoder.encode("a" * 10**6, raw=raw, limit=100)
+    assert max(longest) == 800
+
+
+@pytest.mark.parametrize("length", [1, 799, 800, 801, 899])
+def test_a_prompt_that_fits_or_nearly_does_is_exact(length):
+    """Every byte is a token here; that a prompt is a little too long, the engine tells, with its length."""
+    encoder = PromptEncoder.choose(tokenizer(), None)
+    assert encoder.encode("a" * length, limit=800) == encoder.encode("a" * length)
+
+
+@pytest.mark.parametrize("unknown", ["x" * 50, ""], ids=["unknown token", "none"])
+def test_a_prompt_of_long_tokens_is_exact(unknown):
+    """51 characters a token; a prompt is cut within one of them to see whether it is too long."""
+    backend = Backend(models.WordLevel({"x" * 50: 0}, unk_token=unknown))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    encoder = PromptEncoder.choose(Tokenizer(backend, {}), None)
+    for length in (1, 99, 1000):
+        assert encoder.encode(" ".join(["x" * 50] * length), limit=length) == [0] * length
 
 
 def test_a_broken_template_does_not_stand_in_the_way_of_raw_prompts():
@@ -346,6 +416,19 @@ def test_redpajama_by_its_model_card(tmp_path):
     assert prompt_encoder.stop_token_ids == ()
     card.write_text("A base model.")
     assert not PromptEncoder.choose(tokenizer(), tmp_path).is_chat
+
+
+def test_of_a_model_card_no_more_than_its_head_is_read(tmp_path, monkeypatch):
+    read = []
+    start = prompt_encoder_module.read_start
+    monkeypatch.setattr(
+        prompt_encoder_module, "read_start", lambda *given: read.append(start(*given)) or read[-1]
+    )
+    with (tmp_path / "README.md").open("wb") as card:
+        card.write(b"<human>: <bot>:")
+        card.truncate(3 * 10**9)  # takes no space
+    assert PromptEncoder.choose(tokenizer(), tmp_path).style == STYLES["redpajama"]
+    assert [len(head) for head in read] == [2**20]
 
 
 def test_a_folders_name_decides_nothing(tmp_path):

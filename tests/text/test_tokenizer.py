@@ -1,6 +1,7 @@
 """Encoding and decoding equal transformers' and sentencepiece's; a stream's pieces join to the full text."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -435,6 +436,33 @@ def test_no_tokenizer_is_an_input_error(tmp_path):
 def test_text_that_is_not_unicode_is_an_input_error():
     with pytest.raises(InputError, match="not valid Unicode at character 1"):
         TOKENIZERS["byte-level"].encode("a\udcff")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_a_prompt_of_ten_megabytes_takes_little_memory_before_it_is_refused(tmp_path):
+    """All of it encoded would take 2 GB."""
+    save(tmp_path, byte_level(), {"chat_template": "{{ messages[0].content }}"})
+    code = """
+import resource, sys
+from pathlib import Path
+from mygpt.text.prompt_encoder import PromptEncoder
+from mygpt.text.tokenizer import Tokenizer
+folder = Path(sys.argv[1])
+encoder = PromptEncoder.choose(Tokenizer.from_folder(folder), folder)
+prompt, before = "The quick brown fox. " * 500_000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for raw in (True, False):
+    try:
+        encoder.encode(prompt, raw=raw, limit=8192)
+    except ValueError as error:
+        print("does not fit" in str(error))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    *refused, kilobytes = done.stdout.split()
+    assert refused == ["True", "True"]
+    assert int(kilobytes) < 150 * 1024
 
 
 def test_import_is_cheap():

@@ -86,13 +86,15 @@ class GGUFCheckpoint(Checkpoint):
         """The tokenizer that the metadata describes; InputError where it is of an unknown kind."""
         from mygpt.text.tokenizer import Tokenizer
 
-        return Tokenizer(*build_tokenizer(self._header.metadata)) if self._has_tokenizer() else None
+        if not self._has_tokenizer():
+            return None
+        return Tokenizer(*build_tokenizer(self._header.metadata, self.path), self.path)
 
     def write_tokenizer(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, the chat template in it."""
         if not self._has_tokenizer():
             return
-        tokenizer, config = build_tokenizer(self._header.metadata)
+        tokenizer, config = build_tokenizer(self._header.metadata, self.path)
         tokenizer.save(str(folder / "tokenizer.json"))
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
@@ -106,7 +108,7 @@ class GGUFCheckpoint(Checkpoint):
         if heads_key is None:
             return weight
         heads, head_dim = self.config[heads_key], self.config["head_dim"]
-        if weight.shape[0] != heads * head_dim:
+        if weight.shape[0] != heads * head_dim or head_dim % 2:
             problem = f"{tensor.name} has {weight.shape[0]} rows in place of {heads} heads of {head_dim}"
             raise InputError(f"{self.path} is broken: {problem}; download it again")
         return _unpermute(weight, heads)
@@ -158,19 +160,21 @@ class GGUFCheckpoint(Checkpoint):
             "max_position_embeddings": meta.integer("llama.context_length"),
             "rms_norm_eps": meta.decimal("llama.attention.layer_norm_rms_epsilon"),
             "rope_theta": meta.decimal("llama.rope.freq_base", 10_000.0),
-            "rope_scaling": self._rope_scaling(tensors.get(_ROPE_DIVISORS)),
+            "rope_scaling": self._rope_scaling(tensors.get(_ROPE_DIVISORS), head_dim // 2),
             "attention_bias": not biased.isdisjoint(_ATTENTION),
             "mlp_bias": not biased.isdisjoint(_MLP),
             "tie_word_embeddings": "output.weight" not in tensors,
-            "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
-            "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
+            "bos_token_id": meta.token_id("bos_token_id"),
+            "eos_token_id": meta.token_id("eos_token_id"),
         }
 
-    def _rope_scaling(self, divisors: GGUFTensor | None) -> dict[str, Any] | None:
+    def _rope_scaling(self, divisors: GGUFTensor | None, count: int) -> dict[str, Any] | None:
         """Hugging Face's `rope_scaling`. The type `divisors` is ours: llama3 scaling is stored as such."""
         scaling = self._named_rope_scaling()
         if divisors is None:
             return scaling
+        if divisors.shape != (count,):
+            self._refuse(f"its {_ROPE_DIVISORS} has the shape {divisors.shape} in place of {(count,)}")
         values = _read(self.path, divisors).tolist()
         if all(value == 1 for value in values):
             return scaling
@@ -186,6 +190,8 @@ class GGUFCheckpoint(Checkpoint):
         )  # the old name
         if kind == "none" or factor in (0, 1):
             return None
+        if factor < 0:
+            self._refuse(f"its rope scaling's factor is {factor}")
         if kind == "linear":
             return {"rope_type": "linear", "factor": factor}
         if kind != "yarn":
@@ -203,7 +209,7 @@ class GGUFCheckpoint(Checkpoint):
 
     def _generation_config(self) -> dict[str, Any]:
         meta = self._metadata
-        ids = [meta.get(f"tokenizer.ggml.{key}") for key in _END_TOKENS]
+        ids = [meta.token_id(key) for key in _END_TOKENS]
         sampling = {
             name: meta.get(f"general.sampling.{key}")
             if key == "top_k"
@@ -262,9 +268,18 @@ class _Metadata:
     def decimal(self, key: str, default: float | None = None) -> float:
         """A float32 as the decimal number it was written from: 1e-05, not 9.999999747378752e-06."""
         value = self._values.get(key, default)
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or not abs(value) < 1e37:
             raise InputError(f"cannot use {self._path}: {key} is missing or not a number; {_USE_REPOSITORY}")
         return float(str(np.float32(value)))
+
+    def token_id(self, key: str) -> int | None:
+        """The id of a token, None where the file names none."""
+        value = self._values.get(f"tokenizer.ggml.{key}")
+        if value is not None and (type(value) is not int or not 0 <= value < 2**31):
+            raise InputError(
+                f"cannot use {self._path}: tokenizer.ggml.{key} is no token's id; {_USE_REPOSITORY}"
+            )
+        return value
 
 
 def _listed(names: list[str]) -> str:
@@ -278,7 +293,10 @@ def _read(path: Path, tensor: GGUFTensor) -> Tensor:
 
     Only this tensor's part of the file is mapped, and only as long as it is in use.
     """
-    data = np.memmap(path, np.uint8, mode="c", offset=tensor.offset, shape=(tensor.nbytes,))
+    try:
+        data = np.memmap(path, np.uint8, mode="c", offset=tensor.offset, shape=(tensor.nbytes,))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} has changed while it was read; download it again") from error
     if tensor.type in _PLAIN:
         return torch.from_numpy(data).view(_PLAIN[tensor.type]).view(tensor.shape)
     scheme = ggml_scheme(tensor.type.name)

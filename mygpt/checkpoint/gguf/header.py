@@ -7,6 +7,7 @@ for the header of SmolLM2-135M, this one 0.1 s.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import struct
@@ -22,6 +23,11 @@ ARCHITECTURES = ("llama",)  # that `checkpoint.py` reads
 _VERSIONS = (2, 3)  # version 1 had 32-bit lengths and was replaced within months
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4
+# More are no model's: a header of objects takes twenty times the memory that it takes in the file.
+_MOST_ENTRIES = 2**16  # of the metadata; and tensors
+_MOST_STRING = 2**24  # bytes
+_MOST_ELEMENTS = 2**23  # of all arrays that are read value by value
+_ARRAYS = "tokenizer."  # the keys whose arrays are kept
 
 _NUMBER_FORMATS = {
     GGUFValueType.UINT8: "B",
@@ -51,7 +57,7 @@ class GGUFTensor:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """What stands in front of the weights."""
+    """What stands in front of the weights; of arrays only the tokenizer's, the others may be of any size."""
 
     metadata: dict[str, Any]
     tensors: list[GGUFTensor]
@@ -68,7 +74,11 @@ def read_header(path: Path) -> GGUFHeader:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _check_magic(path, data)
             header = _parse(_Cursor(data, at=8))
-            end = max((tensor.offset + tensor.nbytes for tensor in header.tensors), default=0)
+            end = 0
+            for tensor in sorted(header.tensors, key=lambda tensor: tensor.offset):
+                if tensor.offset < end:
+                    raise ValueError(f"{tensor.name} overlaps another tensor")
+                end = tensor.offset + tensor.nbytes
             if end > len(data):
                 raise InputError(f"{broken} ({len(data)} bytes of at least {end})")
             return header
@@ -78,7 +88,7 @@ def read_header(path: Path) -> GGUFHeader:
         raise InputError(
             f"cannot read {path}: {error.strerror}; check the path and its permissions"
         ) from error
-    except (struct.error, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError) as error:
+    except (struct.error, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         raise InputError(broken) from error
 
 
@@ -94,20 +104,33 @@ def _check_magic(path: Path, data: mmap.mmap) -> None:
 
 def _parse(cursor: _Cursor) -> GGUFHeader:
     n_tensors, n_entries = cursor.numbers("QQ")
-    metadata = {cursor.string(): cursor.value(cursor.number("I")) for _ in range(n_entries)}
+    if max(n_tensors, n_entries) > _MOST_ENTRIES:
+        raise ValueError(f"{n_tensors} tensors and {n_entries} values")
+    metadata = dict(_entry(cursor) for _ in range(n_entries))
     entries = [_tensor_entry(cursor) for _ in range(n_tensors)]
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    start = math.ceil(cursor.at / alignment) * alignment
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise ValueError(f"an alignment of {alignment}, no power of two")
+    start = -(-cursor.at // alignment) * alignment
     tensors = [
         _place(name, dims, GGMLQuantizationType(type_), start + at) for name, dims, type_, at in entries
     ]
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise ValueError("two tensors of one name")
     return GGUFHeader(metadata, tensors)
+
+
+def _entry(cursor: _Cursor) -> tuple[str, Any]:
+    key, raw_type = cursor.string(), cursor.number("I")
+    if GGUFValueType(raw_type) is GGUFValueType.ARRAY:
+        return key, cursor.array(keep=key.startswith(_ARRAYS))
+    return key, cursor.value(raw_type)
 
 
 def _tensor_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name = cursor.string()
     n_dims = cursor.number("I")
-    if n_dims > _MAX_DIMENSIONS:
+    if not 0 < n_dims <= _MAX_DIMENSIONS:
         raise ValueError(f"{name} has {n_dims} dimensions")
     return name, cursor.numbers(f"{n_dims}Q"), cursor.number("I"), cursor.number("Q")
 
@@ -126,6 +149,7 @@ class _Cursor:
     def __init__(self, data: mmap.mmap, at: int) -> None:
         self.data = data
         self.at = at
+        self.elements = 0  # of arrays, read so far
 
     def numbers(self, layout: str) -> tuple[Any, ...]:
         values = struct.unpack_from(f"<{layout}", self.data, self.at)
@@ -136,8 +160,9 @@ class _Cursor:
         return self.numbers(layout)[0]
 
     def string(self) -> str:
-        end = self.at + 8 + struct.unpack_from("<Q", self.data, self.at)[0]
-        if end > len(self.data):
+        size = struct.unpack_from("<Q", self.data, self.at)[0]
+        end = self.at + 8 + size
+        if end > len(self.data) or size > _MOST_STRING:
             raise ValueError("a string runs past the end of the file")
         text = self.data[self.at + 8 : end].decode()
         self.at = end
@@ -147,13 +172,24 @@ class _Cursor:
         value_type = GGUFValueType(raw_type)
         if value_type is GGUFValueType.STRING:
             return self.string()
-        if value_type is GGUFValueType.ARRAY:
-            return self._array()
         return self.number(_NUMBER_FORMATS[value_type])
 
-    def _array(self) -> list[Any]:
-        raw_type, count = self.number("I"), self.number("Q")
-        layout = _NUMBER_FORMATS.get(GGUFValueType(raw_type))
+    def array(self, *, keep: bool) -> list[Any] | None:
+        """An array's values; None where they are not to be kept, and so are passed over."""
+        kind, count = GGUFValueType(self.number("I")), self.number("Q")
+        layout = _NUMBER_FORMATS.get(kind)
+        if layout and not keep:
+            self.at += count * struct.calcsize(f"<{layout}")
+            return None
+        self.elements += count
+        if self.elements > _MOST_ELEMENTS:
+            raise ValueError(f"arrays of {self.elements} values")
         if layout:
             return list(self.numbers(f"{count}{layout}"))
-        return [self.value(raw_type) for _ in range(count)]
+        read = self.string if kind is GGUFValueType.STRING else functools.partial(self.array, keep=False)
+        values: list[Any] = []
+        for _ in range(count):
+            value = read()
+            if keep:
+                values.append(value)
+        return values if keep else None

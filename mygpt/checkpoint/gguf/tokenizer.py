@@ -6,6 +6,7 @@ The fields: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The file 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
@@ -13,7 +14,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from mygpt.errors import InputError
-from mygpt.text.tokenizer_files import bos_eos_processor, merges_by_score
+from mygpt.text.panics import refuse_failures, refuse_quietly
+from mygpt.text.tokenizer_files import bos_eos_processor, merges_by_score, try_out
 
 _SPACE = "▁"  # how sentencepiece writes a space
 
@@ -65,38 +67,44 @@ _TOKEN_NAMES = {
 }
 
 
-def build_tokenizer(metadata: dict[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
+def build_tokenizer(
+    metadata: dict[str, Any], origin: Path | str = "the GGUF file"
+) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer that a GGUF file's metadata describes, and the content of its `tokenizer_config.json`.
 
-    The tokenizer's own post-processor adds BOS (and EOS) as the file wants it.
+    The tokenizer's own post-processor adds BOS (and EOS) as the file wants it. `origin` is the file, for messages.
 
     Raises:
         InputError: the tokenizer is of an unknown kind, or fields that it needs are missing or wrong.
     """
-    fields = _Fields(metadata)
-    kind = fields.get("model")
-    if kind == "gpt2":
-        tokenizer, adds_bos = _byte_level(fields)
-    elif kind == "llama":
-        tokenizer, adds_bos = _sentencepiece(fields), True
-    else:
-        raise InputError(
-            f"the GGUF tokenizer {kind!r} is not supported (gpt2 and llama are); {_USE_REPOSITORY}"
-        )
-    _add_tokens(tokenizer, fields)
-    config = _config(metadata, fields, adds_bos)
-    tokenizer.post_processor = bos_eos_processor(tokenizer, config)
-    return tokenizer, config
+    with refuse_quietly(f"the tokenizer of {origin} is broken"):
+        fields = _Fields(metadata, origin)
+        kind = fields.get("model")
+        if kind == "gpt2":
+            tokenizer, adds_bos = _byte_level(fields)
+        elif kind == "llama":
+            tokenizer, adds_bos = _sentencepiece(fields), True
+        else:
+            raise InputError(
+                f"{origin}: the GGUF tokenizer {kind!r} is not supported (gpt2 and llama are); {_USE_REPOSITORY}"
+            )
+        _add_tokens(tokenizer, fields)
+        config = _config(metadata, fields, adds_bos)
+        tokenizer.post_processor = bos_eos_processor(tokenizer, config)
+        try_out(tokenizer)
+        return tokenizer, config
 
 
 class _Fields:
     """The `tokenizer.ggml.*` metadata, checked as it is asked for."""
 
-    def __init__(self, metadata: dict[str, Any]) -> None:
+    def __init__(self, metadata: dict[str, Any], origin: Path | str) -> None:
         self._metadata = metadata
+        self.origin = origin
         self.tokens: list[str] = self.array("tokens", str)
         normal = [int(TokenType.NORMAL)] * len(self.tokens)
-        self.types: list[int] = self.per_token("token_type", int) if self.get("token_type") else normal
+        given = self.get("token_type") not in (None, [])
+        self.types: list[int] = self.per_token("token_type", int) if given else normal
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._metadata.get(f"tokenizer.ggml.{key}", default)
@@ -105,7 +113,7 @@ class _Fields:
         values = self.get(key)
         if not isinstance(values, list) or not values or not isinstance(values[0], kind):
             raise InputError(
-                f"the GGUF file has no proper tokenizer.ggml.{key}; {_AGAIN}, or {_USE_REPOSITORY}"
+                f"{self.origin} has no proper tokenizer.ggml.{key}; {_AGAIN}, or {_USE_REPOSITORY}"
             )
         return values  # the format's arrays hold values of one type
 
@@ -113,7 +121,7 @@ class _Fields:
         values = self.array(key, kind)
         if len(values) != len(self.tokens):
             count = f"{len(values)} for {len(self.tokens)} tokens"
-            raise InputError(f"tokenizer.ggml.{key} of the GGUF file holds {count}; {_AGAIN}")
+            raise InputError(f"tokenizer.ggml.{key} of {self.origin} holds {count}; {_AGAIN}")
         return values
 
     def token(self, id_key: str) -> str | None:
@@ -121,9 +129,9 @@ class _Fields:
         token_id = self.get(id_key)
         if token_id is None:
             return None
-        if not isinstance(token_id, int) or not 0 <= token_id < len(self.tokens):
+        if type(token_id) is not int or not 0 <= token_id < len(self.tokens):
             raise InputError(
-                f"tokenizer.ggml.{id_key} of the GGUF file is {token_id}, no token's id; {_AGAIN}"
+                f"tokenizer.ggml.{id_key} of {self.origin} is {token_id}, no token's id; {_AGAIN}"
             )
         return self.tokens[token_id]
 
@@ -134,9 +142,9 @@ class _Fields:
 def _byte_level(fields: _Fields) -> tuple[Tokenizer, bool]:
     """GPT-2's kind: BPE on bytes, written as printable characters. And whether BOS comes first by default."""
     name = fields.get("pre")
-    if name not in _PRE_TOKENIZERS:
+    if not isinstance(name, str) or name not in _PRE_TOKENIZERS:
         raise InputError(
-            f"the GGUF pre-tokenizer {name!r} (tokenizer.ggml.pre) is unknown; {_USE_REPOSITORY}"
+            f"{fields.origin}: the GGUF pre-tokenizer {name!r} (tokenizer.ggml.pre) is unknown; {_USE_REPOSITORY}"
         )
     merges = [_pair(merge) for merge in fields.array("merges", str)]
     tiktoken_like = name in _TIKTOKEN_LIKE
@@ -173,10 +181,8 @@ def _sentencepiece(fields: _Fields) -> Tokenizer:
 
 
 def _tokenizer(fields: _Fields, merges: list[tuple[str, str]], **options: Any) -> Tokenizer:
-    try:
+    with refuse_failures(f"the vocabulary of {fields.origin} is broken"):
         return Tokenizer(BPE(fields.vocabulary(), merges, **options))
-    except Exception as error:  # the library raises bare `Exception`s
-        raise InputError(f"the vocabulary of the GGUF file is broken ({error}); {_AGAIN}") from error
 
 
 def _merges(fields: _Fields) -> list[tuple[str, str]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from mygpt.paths import find_program
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
@@ -91,7 +92,7 @@ def _v1(name: str) -> str:
 
 def nvidia() -> list[dict[str, Any]]:
     """The NVIDIA GPUs that the driver sees, whatever torch can do with them; [] where there is no driver."""
-    smi = shutil.which("nvidia-smi")
+    smi = find_program("nvidia-smi")
     if smi is not None:
         command = [smi, f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)

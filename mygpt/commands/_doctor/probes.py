@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -22,7 +23,7 @@ from mygpt.commands._doctor.remedies import problems
 from mygpt.hub.inventory import folder_size, hub_cache
 from mygpt.hub.reach import HubCheck, default_model, hub_settings
 from mygpt.hub.resolve import CHECKPOINTS
-from mygpt.paths import cache_folder
+from mygpt.paths import cache_folder, find_program
 
 PACKAGES = (
     *("lightning", "bitsandbytes", "huggingface_hub", "tokenizers", "safetensors", "transformers", "gguf"),
@@ -227,12 +228,13 @@ def _describe() -> str:
 
 def _compiler(variable: str, *names: str) -> str | None:
     """The first line of the `--version` of the first that is there."""
-    for name in (os.environ.get(variable), *names):
-        command = shlex.split(name) if name else []
-        if command and shutil.which(command[0]):
-            command.append("--version")
-            done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
-            return f"{command[0]}: {(done.stdout.splitlines() or ['no version'])[0]}"
+    for name in (os.environ.get(variable, ""), *names):
+        with contextlib.suppress(ValueError):  # quotes that do not close
+            program, *options = shlex.split(name) or [""]
+            if found := find_program(program):
+                command = [found, *options, "--version"]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
+                return f"{program}: {(done.stdout.splitlines() or ['no version'])[0]}"
     return None
 
 

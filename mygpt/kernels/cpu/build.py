@@ -1,36 +1,41 @@
 """Compiles the kernels of a level at their first use, and finds them compiled ever after.
 
-A library lies in the folder $MYGPT_KERNELS, or in `kernels` under mygpt's cache folder. It is named by all that it
-depends on: sources, flags, processor and torch's version.
+A library is named by all that it depends on (sources, flags, processor and torch's version) and by its checksum.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import platform
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from mygpt.kernels.cpu import isa
+from mygpt.kernels.cpu.cache import LibraryCache
 from mygpt.messages import tell
-from mygpt.paths import cache_folder
+from mygpt.paths import cache_folder, code_folders, find_program, private_folder
 
-_SOURCES = Path(__file__).parent
+_SOURCES = Path(__file__).absolute().parent
 _FLAGS = ["-O3", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi"]
 _HELD = {  # of the levels below a machine's best
     "avx2": ["-march=haswell", "-mtune=native"],
     "avx512": ["-march=native", "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"],
 }
+_ROOM = 16 << 20  # bytes: more than a compiler's files take
+_TIMEOUT_S = 120
 _log = logging.getLogger(__name__)
 _Loaded = TypeVar("_Loaded")
 
@@ -47,22 +52,68 @@ def build(level: str, load: Callable[[Path], _Loaded]) -> _Loaded:
     """
     if sys.platform != "linux":
         raise NoKernelsError("not Linux")
-    compiler, openmp = _compiler(), _torch_openmp()
-    flags = [
+    command = [
+        *_compiler(),
+        "-Wl,--as-needed",
         *_FLAGS,
         *(["-march=native"] if level in ("native", *isa.machine_levels()[-1:]) else _HELD[level]),
+        *shlex.split(os.environ.get("MYGPT_KERNEL_FLAGS", "")),  # for tests, as -fsanitize=address
     ]
+    openmp = _torch_openmp()
+    key = _key(command, openmp)
     try:
-        path = _folder() / f"{_key(compiler, flags, openmp)}.so"
-        if path.is_file():
-            try:
-                return load(path)
-            except (OSError, AttributeError):
-                path.unlink(missing_ok=True)  # half a disk, another glibc: made anew
-        _compile(compiler, flags, openmp, path)
-        return load(path)
+        named = os.environ.get("MYGPT_KERNELS")
+        folders = code_folders(Path(named).expanduser() if named else cache_folder() / "kernels", "kernels")
+        for folder in folders:
+            with contextlib.suppress(OSError), LibraryCache.open(folder) as cache:
+                if loaded := _load_kept(cache, key, load):
+                    return loaded
+        return _build(command, openmp, key, folders, load)
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         raise NoKernelsError(str(error)) from error
+
+
+def _load_kept(cache: LibraryCache, key: str, load: Callable[[Path], _Loaded]) -> _Loaded | None:
+    path = cache.find(key)
+    if path is None:
+        return None
+    try:
+        return load(path)
+    except (OSError, AttributeError):  # another glibc: made anew
+        path.unlink()
+        return None
+
+
+def _build(
+    command: Sequence[str], openmp: Path, key: str, folders: Sequence[Path], load: Callable[[Path], _Loaded]
+) -> _Loaded:
+    """Compile in the first folder that takes the library."""
+    _say("compiling mygpt's kernels for this processor, once")
+    reasons: list[OSError] = []
+    for folder in folders:
+        try:
+            with LibraryCache.open(private_folder(folder)) as cache, cache.locked():
+                loaded = _load_kept(cache, key, load)  # another process may have made it meanwhile
+                loaded = loaded or load(_compile(command, openmp, key, cache))
+        except OSError as error:
+            reasons.append(error)
+        else:
+            if reasons:
+                _say(f"they are kept in {folder}: {folders[0]} cannot be used ({_why(reasons[0])})")
+            return loaded
+    _say(
+        f"there are none, so models run slower: {folders[0]} cannot be used ({_why(reasons[0])}); set MYGPT_KERNELS"
+    )
+    raise reasons[0]
+
+
+def _say(line: str) -> None:
+    if sys.stderr.isatty():  # where a program reads it, an error is the only line
+        tell(line)
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _torch_openmp() -> Path:
@@ -75,45 +126,80 @@ def _torch_openmp() -> Path:
 
 
 def _compiler() -> list[str]:
-    for command in (os.environ.get("CC"), "cc", "gcc"):
-        words = shlex.split(command) if command else []
-        if words and shutil.which(words[0]):
-            return words
+    """$CC where it is a command, else the system's."""
+    for command in (os.environ.get("CC", ""), "cc", "gcc"):
+        with contextlib.suppress(ValueError):  # quotes that do not close
+            name, *options = shlex.split(command) or [""]
+            if found := find_program(name):
+                return [found, *options]
     raise NoKernelsError("no C compiler")
 
 
-def _folder() -> Path:
-    if own := os.environ.get("MYGPT_KERNELS"):
-        return Path(own).expanduser()
-    return cache_folder() / "kernels"
-
-
-def _key(compiler: list[str], flags: list[str], openmp: Path) -> str:
+def _key(command: Sequence[str], openmp: Path) -> str:
     processor = isa.processor() or [platform.processor()]
-    parts = [*processor, platform.machine(), *flags, *compiler, str(openmp), torch.__version__]
+    parts = [*processor, platform.machine(), *command, str(openmp), torch.__version__]
     contents = [path.read_bytes() for path in sorted(_SOURCES.glob("*.[ch]"))]
-    return hashlib.sha256(b"\0".join([*map(str.encode, parts), *contents])).hexdigest()[:16]
+    return hashlib.sha256(b"\0".join([*map(os.fsencode, parts), *contents])).hexdigest()[:16]
 
 
-def _compile(compiler: list[str], flags: list[str], openmp: Path, path: Path) -> None:
-    """A few seconds. Processes that do it at the same time each rename a whole file into place."""
-    if sys.stderr.isatty():  # where a program reads it, an error is the only line
-        tell("compiling mygpt's kernels for this processor, once")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        made = Path(scratch, path.name)
-        sources = sorted(_SOURCES.glob("*.c"))
+def _compile(command: Sequence[str], openmp: Path, key: str, cache: LibraryCache) -> Path:
+    """A few seconds. The compiler runs in a new folder, so an empty entry of CPATH or PATH is no folder of others."""
+    with _tidied_up(), tempfile.TemporaryDirectory(dir=cache.path, ignore_cleanup_errors=True) as name:
+        scratch, made = Path(name), "kernels.so"
+        with (scratch / made).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _ROOM)  # a full disk shows at once
+        (scratch / made).unlink()
+        sources = map(str, sorted(_SOURCES.glob("*.c")))
         # the library by its path, not -lgomp: it may bear another name; all its symbols must be found
-        command = [*compiler, "-Wl,--as-needed", *flags, *sources, "-o", made, openmp, "-lm", "-Wl,-z,defs"]
-        done = subprocess.run(
-            list(map(str, command)),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=120,
-            check=False,
-        )
-        if done.returncode:
-            _log.debug("%s: %s", compiler[0], done.stderr.strip()[-500:])
-            raise NoKernelsError(f"{compiler[0]} failed")
-        made.rename(path)
+        _run([*command, *sources, "-o", made, str(openmp), "-lm", "-Wl,-z,defs"], scratch)
+        return cache.keep(scratch / made, key)
+
+
+def _run(command: Sequence[str], scratch: Path) -> None:
+    with subprocess.Popen(
+        command,
+        cwd=scratch,
+        env={**os.environ, "TMPDIR": "."},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # a group, to end the compiler's own children too
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=_TIMEOUT_S)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        name = Path(command[0]).name
+        _log.debug("%s: %s", name, errors.strip()[-500:])
+        raise NoKernelsError(f"{name} failed")
+
+
+@contextmanager
+def _tidied_up() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process only when what is in here has tidied up."""
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        raise SystemExit(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()
+    ending = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if main and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in ending:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+        if received:
+            os.kill(os.getpid(), received[0])

@@ -27,6 +27,7 @@ class GGUF(Scheme):
 
     def decode(self, blocks: np.ndarray[Any, Any], ggml_type: str, shape: tuple[int, ...]) -> Tensor:
         """In float32. Chunk by chunk, so that numpy's intermediates stay in cache. (Two threads were no faster.)"""
+        import numpy as np
         import torch
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
@@ -35,6 +36,9 @@ class GGUF(Scheme):
         values = out.numpy().reshape(-1)
         chunk_bytes = _CHUNK * len(blocks) // values.size
         for number, start in enumerate(range(0, len(blocks), chunk_bytes)):
-            chunk = dequantize(blocks[None, start : start + chunk_bytes], GGMLQuantizationType[ggml_type])[0]
+            with np.errstate(all="ignore"):  # of a corrupt block's infinities; the logits tell
+                chunk = dequantize(
+                    blocks[None, start : start + chunk_bytes], GGMLQuantizationType[ggml_type]
+                )[0]
             values[number * _CHUNK :][: chunk.size] = chunk
         return out

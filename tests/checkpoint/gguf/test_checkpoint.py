@@ -297,6 +297,11 @@ def test_end_tokens_are_collected_once(model: LlamaForCausalLM, path: Path):
     assert (checkpoint.config["bos_token_id"], checkpoint.config["eos_token_id"]) == (1, 2)
 
 
+def test_a_list_of_end_tokens_is_an_input_error(model: LlamaForCausalLM, path: Path):
+    with pytest.raises(InputError, match=rf"{path.name}: tokenizer\.ggml\.eot_token_id is no token's id"):
+        with_metadata(model, path, lambda writer: writer.add_array("tokenizer.ggml.eot_token_id", [1, 2]))
+
+
 # What is refused
 
 

@@ -129,22 +129,61 @@ def test_bos_and_eos(pre: str, fields: dict, expected: list[str]):
         ({"pre": None}, "pre-tokenizer None"),
         ({"model": "t5"}, "tokenizer 't5' is not supported"),
         ({"tokens": None}, "no proper tokenizer.ggml.tokens"),
-        ({"token_type": [1]}, "token_type of the GGUF file holds 1 for 1000 tokens"),
-        ({"eos_token_id": 1000}, "eos_token_id of the GGUF file is 1000, no token's id"),
+        ({"token_type": [1]}, "token_type of /x/y.gguf holds 1 for 1000 tokens"),
+        ({"eos_token_id": 1000}, "eos_token_id of /x/y.gguf is 1000, no token's id"),
         ({"model": "llama"}, "no proper tokenizer.ggml.scores"),
+        ({"model": ["gpt2"]}, "is not supported"),
+        ({"pre": ["gpt-2"]}, "pre-tokenizer ..gpt-2"),
+        ({"tokens": "abc"}, "no proper tokenizer.ggml.tokens"),
+        ({"tokens": [["a"]]}, "no proper tokenizer.ggml.tokens"),
+        ({"token_type": 1}, "no proper tokenizer.ggml.token_type"),
+        ({"token_type": [[1]] * 1000}, "no proper tokenizer.ggml.token_type"),
+        ({"token_type": ["a"] * 1000}, "no proper tokenizer.ggml.token_type"),
+        ({"model": "llama", "scores": [1] * 1000}, "no proper tokenizer.ggml.scores"),
+        ({"model": "llama", "scores": [1.0] * 999}, "scores of /x/y.gguf holds 999 for 1000 tokens"),
+        ({"model": "llama", "scores": [0.5] * 1000, "unknown_token_id": [1]}, r"is \[1\], no token's id"),
+        ({"merges": 5}, "no proper tokenizer.ggml.merges"),
+        ({"merges": [1]}, "no proper tokenizer.ggml.merges"),
+        ({"merges": ["ab"]}, "/x/y.gguf is broken"),
+        ({"eos_token_id": [0]}, r"is \[0\], no token's id"),
+        ({"bos_token_id": True}, "is True, no token's id"),
+        ({"bos_token_id": -1}, "is -1, no token's id"),
     ],
 )
 def test_broken_tokenizers(fields: dict, message: str):
     metadata = byte_level_metadata(trained(BYTE_LEVEL), "gpt-2")
     metadata |= {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
-    with pytest.raises(InputError, match=message):
-        build_tokenizer(metadata)
+    with pytest.raises(InputError, match=message) as error:
+        build_tokenizer(metadata, Path("/x/y.gguf"))
+    assert "/x/y.gguf" in str(error.value)
+
+
+def test_a_token_of_a_megabyte_is_refused_at_once():
+    """Its splits would be 10^12 characters."""
+    tokens, types = ["<unk>", "a" * 10**6], [TokenType.UNKNOWN, TokenType.NORMAL]
+    values = {"model": "llama", "tokens": tokens, "token_type": types, "scores": [0.0, 0.0]}
+    with pytest.raises(InputError, match=r"the GGUF file is broken .a token of 1000000 characters"):
+        build_tokenizer({f"tokenizer.ggml.{key}": value for key, value in values.items()})
+
+
+def test_merges_longer_than_any_token_are_no_panic(capfd: pytest.CaptureFixture[str]):
+    values = {"model": "gpt2", "pre": "gpt-2", "tokens": ["a", "b"], "merges": ["aaaa bbbb"]}
+    with pytest.raises(InputError, match="is broken"):
+        build_tokenizer({f"tokenizer.ggml.{key}": value for key, value in values.items()})
+    assert capfd.readouterr().err == ""
+
+
+def test_a_vocabulary_without_an_unknown_token():
+    values = {"model": "llama", "tokens": ["a", "▁a"], "scores": [0.0, 0.0], "token_type": [1, 1]}
+    tokenizer, config = build_tokenizer({f"tokenizer.ggml.{key}": value for key, value in values.items()})
+    assert tokenizer.encode("aé").ids == [0]
+    assert "unk_token" not in config
 
 
 def test_merges_outside_the_vocabulary():
     metadata = byte_level_metadata(trained(BYTE_LEVEL), "gpt-2")
     metadata["tokenizer.ggml.merges"] = ["a nowhere"]
-    with pytest.raises(InputError, match="vocabulary of the GGUF file is broken"):
+    with pytest.raises(InputError, match=r"vocabulary of the GGUF file is broken .*download it again"):
         build_tokenizer(metadata)
 
 
