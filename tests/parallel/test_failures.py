@@ -81,14 +81,14 @@ def test_a_corrupt_file_is_told_once(start: Start, smollm2: Path, tmp_path: Path
 
 @pytest.fixture
 def other(smollm2: Path, tmp_path: Path) -> Path:
-    """The model with a config.json of more layers than there are weights: that shows after the ranks have met."""
+    """The model with a config.json that wants a head, which the weights lack: that shows after the ranks have met."""
     folder = tmp_path / "other"
     folder.mkdir()
     for file in smollm2.iterdir():
         (folder / file.name).symlink_to(file)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").unlink()
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 31}))
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
     return folder
 
 
