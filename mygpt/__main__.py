@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without `arguments` it is this process's own command: those of the command line.
     """
     _open_streams()
-    _shun_current_folder()
+    if arguments is None:  # the process is ours
+        _shun_current_folder()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a model may write what an old console cannot show
         sys.stdout.reconfigure(errors="replace")
     if started_as_worker():
