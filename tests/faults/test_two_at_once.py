@@ -7,6 +7,8 @@ import pytest
 from tests.faults.conftest import LIMIT_S, REPO, Machine
 from tests.faults.test_signals import SLOW
 
+pytestmark = pytest.mark.full  # minutes
+
 
 def test_two_conversions_to_one_folder(machine: Machine) -> None:
     """Whoever comes second is told, or finds the folder there."""
