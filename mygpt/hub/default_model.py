@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def _add_recommendations(folder: Path) -> None:
 
 def _write(file: Path, text: str) -> None:
     """Whole or not at all; a folder that cannot be written stays as it is."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    # of its own, for the thread that prefetches may write it too
+    partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.partial")
     with contextlib.suppress(OSError):
         partial.write_text(text, encoding="utf-8")
         partial.replace(file)

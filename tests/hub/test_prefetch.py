@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mygpt.hub import default_model
 from mygpt.hub.default_model import REPO
 from mygpt.hub.prefetch import prefetch
 
@@ -76,3 +77,22 @@ def test_nothing_is_told(
     assert not thread.is_alive()
     assert tracebacks == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_two_threads_write_the_default_models_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that prefetches and the one that loads: neither puts the other's half-written file in place."""
+    both, partials = threading.Barrier(2), []
+
+    def replace(self: Path, target: Path) -> None:
+        both.wait(20)
+        partials.append(self)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    threads = [threading.Thread(target=default_model._write, args=(tmp_path / "x.json", "{}")) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(set(partials)) == 2
