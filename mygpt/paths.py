@@ -68,15 +68,18 @@ def find_program(name: str) -> str | None:
     return found and str(Path(found).absolute())
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, like: Path | None = None) -> None:
     """Write a text file, all of it or nothing: one that is there stays until the new one is on the disk.
 
-    A link stays, and what it leads to is written; a file keeps its mode, a new one is for its owner only.
+    A link stays, and what it leads to is written. A file keeps its mode; a new one has that of the file `like`, else
+    it is for its owner only.
 
     Raises:
         OSError: it cannot be written, or it is a folder, a pipe or a device.
     """
     mode = _file_mode(path)
+    if mode is None and like is not None:
+        mode = _file_mode(like)
     path = path.resolve()
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False

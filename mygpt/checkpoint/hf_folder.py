@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from mygpt.checkpoint.disk import check_room
 from mygpt.checkpoint.index import TOKENIZER_FILES
 from mygpt.checkpoint.weight_files import WeightFile, file_tensors, open_weights, weight_files
 from mygpt.errors import InputError
-from mygpt.json_files import is_file, read_json
+from mygpt.json_files import is_file, read_bytes, read_json
 
 if TYPE_CHECKING:
     from mygpt.text.tokenizer import Tokenizer
@@ -83,19 +82,10 @@ class HFFolder(Checkpoint):
             InputError: one cannot be read, or is a device or a pipe, which may have no end.
             RunError: the disk is full.
         """
-        files = [file for file in (self.path / name for name in TOKENIZER_FILES) if file.exists()]
-        if special := [file for file in files if not file.is_file()]:
-            raise InputError(f"{special[0]} is no regular file and cannot be copied; remove or replace it")
+        files = self._tokenizer_files()
         check_room(folder, sum(file.stat().st_size for file in files), f"the tokenizer of {self.path}")
         for file in files:
-            try:
-                source = file.open("rb")
-            except OSError as error:
-                raise InputError(
-                    f"{file} cannot be read ({error.strerror}); check its permissions"
-                ) from error
-            with source, (folder / file.name).open("wb") as copy:
-                shutil.copyfileobj(source, copy)
+            (folder / file.name).write_bytes(read_bytes(file) or b"")
 
     def _tokenizer_files(self) -> list[Path]:
         return [self.path / name for name in TOKENIZER_FILES if is_file(self.path / name)]

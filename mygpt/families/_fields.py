@@ -26,7 +26,7 @@ _MOST_OF = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "n_shared_experts"), 4096),
 }
 # Decimal numbers become float32.
-_LEAST_NUMBER, _MOST_NUMBER = 1e-37, 1e37
+LEAST_NUMBER, MOST_NUMBER = 1e-37, 1e37
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -87,8 +87,8 @@ class Fields:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not value > 0:
             raise self.error(key, "a number above 0")
-        if not _LEAST_NUMBER < value < _MOST_NUMBER:
-            raise self.error(key, f"between {_LEAST_NUMBER} and {_MOST_NUMBER}")
+        if not LEAST_NUMBER < value < MOST_NUMBER:
+            raise self.error(key, f"between {LEAST_NUMBER} and {MOST_NUMBER}")
         return float(value)
 
     def optional(self, key: str, absent: float | None = None) -> float | None:

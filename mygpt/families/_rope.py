@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mygpt.errors import InputError
-from mygpt.families._fields import Fields
+from mygpt.families._fields import LEAST_NUMBER, MOST_NUMBER, Fields
 from mygpt.model.config import RopeConfig, RopeType
 
 # The known keys beside `rope_type`. An unknown one may change the mathematics, so it is refused.
@@ -211,7 +211,9 @@ def _read_divisors(model: Fields, scaling: Fields, rope: RopeConfig) -> RopeConf
 
 def _numbers(scaling: Fields, key: str, count: int) -> tuple[float, ...]:
     values = scaling.get(key)
-    numbers = isinstance(values, list) and all(type(v) in (int, float) and 1e-37 < v < 1e37 for v in values)
+    numbers = isinstance(values, list) and all(
+        type(value) in (int, float) and LEAST_NUMBER < value < MOST_NUMBER for value in values
+    )
     if not numbers or len(values) != count:
         raise scaling.error(key, f"a list of {count} numbers above 0")
     return tuple(float(value) for value in values)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mygpt.checkpoint.progress import progress_bar
 from mygpt.errors import InputError, RunError
 from mygpt.json_files import read_json
 from mygpt.messages import tell
-from mygpt.paths import cache_folder
+from mygpt.paths import cache_folder, write_whole
 
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -104,17 +103,12 @@ def _add_recommendations(folder: Path) -> None:
     if template.is_file():
         return
     values = read_json(generation_config) | RECOMMENDED
-    _write(generation_config, json.dumps(values, indent=2) + "\n")
-    _write(template, _CHAT_TEMPLATE)  # last: it says that both are there
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all; a folder that cannot be written stays as it is."""
-    # of its own, for the thread that prefetches may write it too
-    partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    with contextlib.suppress(OSError):
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+    with contextlib.suppress(OSError):  # a folder that cannot be written stays as it is
+        for file, text in (
+            (generation_config, json.dumps(values, indent=2) + "\n"),
+            (template, _CHAT_TEMPLATE),  # last: it says that both are there
+        ):
+            write_whole(file, text, like=folder / "config.json")
 
 
 def fetch_gguf(scratch: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mygpt.errors import InputError
 from mygpt.json_files import read_json, read_text
+from mygpt.messages import one_line
 from mygpt.text.template_process import TemplateProcess, TooMuchError
 from mygpt.text.template_worker import to_line
 from mygpt.text.tokenizer import Tokenizer
@@ -54,7 +55,7 @@ class ChatTemplate:
         try:
             request = to_line({**values, "add_generation_prompt": add_generation_prompt})
         except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"messages must be plain JSON values: {_one_line(error)}") from error
+            raise InputError(f"messages must be plain JSON values: {one_line(error)}") from error
         return str(self._answer(lambda: self._process.render(request))["text"])
 
     def _answer(self, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class ChatTemplate:
             ) from error
         if "error" not in reply:
             return reply
-        why = _one_line(reply["error"])
+        why = one_line(reply["error"])
         if reply["kind"] == "refused":
             raise InputError(f"the chat template refuses these messages: {why}")
         if reply["kind"] == "invalid":
@@ -92,15 +93,10 @@ def find_chat_template(path: Path | None, tokenizer: Tokenizer) -> tuple[str, Pa
     folder = path if path and path.is_dir() else None
     if folder and (text := read_text(folder / "chat_template.jinja")) is not None:
         return text, folder / "chat_template.jinja"
-    found, origin = (
-        tokenizer.config.get("chat_template"),
-        folder / "tokenizer_config.json" if folder else path,
-    )
-    if found is None and folder:
-        found, origin = (
-            read_json(folder / "chat_template.json").get("chat_template"),
-            folder / "chat_template.json",
-        )
+    found, origin = tokenizer.config.get("chat_template"), path
+    if folder:
+        origin = folder / ("chat_template.json" if found is None else "tokenizer_config.json")
+        found = read_json(origin).get("chat_template") if found is None else found
     if isinstance(found, list):
         found = next((item.get("template") for item in found if _is_default(item)), found)
     if found is None:
@@ -125,7 +121,3 @@ def _normalized(message: Message) -> Message:
         if key in present:
             return {"thinking": present[key], **present, "reasoning_content": present[key]}
     return present
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

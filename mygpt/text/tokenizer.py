@@ -33,9 +33,6 @@ class Tokenizer:
         self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], origin: Path | None = None
     ) -> None:
         """`origin` is the folder or file that it was read from, for messages."""
-        # Some repositories saved the settings of their training run: they would truncate or pad every prompt.
-        backend.no_truncation()
-        backend.no_padding()
         self.backend = backend
         self.config = config
         self._place = f"{origin}: " if origin else ""

@@ -153,7 +153,10 @@ def _load_tokenizer_json(path: Path, content: bytes) -> tokenizers.Tokenizer:
     if _may_abort(content):
         _check_survivable(json.loads(content), path)
     backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    backend.no_padding()  # a length of 10^12 would end the process
+    # Some repositories saved the settings of their training run: they would truncate or pad every prompt. Padding to
+    # 10^12 tokens would end the process.
+    backend.no_truncation()
+    backend.no_padding()
     for part in (backend.normalizer, backend.decoder):
         if part is not None and _growth(json.loads(part.__getstate__())) > _MOST_GROWTH:
             raise InputError(f"{path}: its replacements make a text too long: download it again")

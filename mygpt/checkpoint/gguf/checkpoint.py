@@ -16,6 +16,7 @@ from mygpt.checkpoint.base import Checkpoint
 from mygpt.checkpoint.gguf.header import ARCHITECTURES, GGUFHeader, GGUFTensor, read_header
 from mygpt.checkpoint.gguf.tokenizer import build_tokenizer
 from mygpt.errors import InputError
+from mygpt.families._fields import MOST_NUMBER
 from mygpt.quantize.schemes import ggml_scheme
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ class _Metadata:
     def decimal(self, key: str, default: float | None = None) -> float:
         """A float32 as the decimal number it was written from: 1e-05, not 9.999999747378752e-06."""
         value = self._values.get(key, default)
-        if not isinstance(value, int | float) or not abs(value) < 1e37:
+        if not isinstance(value, int | float) or not abs(value) < MOST_NUMBER:
             raise InputError(f"cannot use {self._path}: {key} is missing or not a number; {_USE_REPOSITORY}")
         return float(str(np.float32(value)))
 
