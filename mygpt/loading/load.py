@@ -29,6 +29,7 @@ from mygpt.parallel.rank_env import is_worker
 from mygpt.parallel.remote_model import RemoteModel, run_worker
 from mygpt.quantize.linear import Summary, summarize
 from mygpt.text.prompt_encoder import PromptEncoder
+from mygpt.text.template_process import start_spare
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def load(name: str | None, options: LoadOptions) -> LoadedModel:
         WorkerFinished: in a worker, once rank 0 has ended.
     """
     start = time.perf_counter()
+    if options.prompt_style != "raw" and not is_worker():
+        start_spare()
     path = resolve(
         name,
         access_token=options.access_token,

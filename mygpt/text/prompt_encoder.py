@@ -11,6 +11,7 @@ from mygpt.errors import InputError
 from mygpt.json_files import is_file, read_start
 from mygpt.text.chat_template import ChatTemplate, Message, find_chat_template
 from mygpt.text.prompt_styles import REDPAJAMA, STABLELM, STYLE_NAMES, STYLES, PromptStyle
+from mygpt.text.template_process import end_spare
 from mygpt.text.tokenizer import Tokenizer
 
 _CARD_BYTES = 2**20  # of a model card; its head tells the format of prompts
@@ -55,9 +56,11 @@ class PromptEncoder:
         return cls(tokenizer, _recognize(tokenizer, path))
 
     def prepare(self) -> None:
-        """Begin to compile the template, in the background: the first rendering then waits for less."""
+        """Begin to compile the template, in the background; without one, end the process that waits for it."""
         if self.style is not None:
             _ = self._template
+        else:
+            end_spare()
 
     @property
     def is_chat(self) -> bool:

@@ -78,26 +78,11 @@ class TemplateProcess:
         return self._compiled
 
     def _first_line(self) -> bytes:
-        path = [entry for entry in sys.path if Path(entry).is_absolute() and not _is_current_folder(entry)]
         limits = {"cpu_s": CPU_S, "memory_bytes": MEMORY_BYTES, "reply_bytes": REPLY_BYTES}
-        return to_line({"path": path, "source": self._source, **limits})
+        return to_line({"source": self._source, **limits})
 
     def _start(self) -> None:
-        # -I: no module comes from the current folder. A session of its own: Ctrl-C and Ctrl-Z are the parent's.
-        command = [sys.executable, "-I", template_worker.__file__]
-        # What is preloaded, such as a sanitizer, may reserve more memory than the limit.
-        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-        try:
-            self._child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise RunError(f"cannot start the process that renders the chat template: {error}") from error
+        self._child = _spares.pop() if _spares else _spawn()
         self._send(self._first_line())
 
     def _exchange(self, request: bytes) -> dict[str, Any]:
@@ -148,12 +133,48 @@ class TemplateProcess:
             child.kill()
 
 
+def start_spare() -> None:
+    """Start a child for the next template. It imports Jinja while this process finds and reads the template."""
+    if not _spares:
+        with contextlib.suppress(RunError):  # told where a child is needed
+            _spares.append(_spawn())
+
+
+def end_spare() -> None:
+    """End the spare child, where there is no template."""
+    while _spares:
+        child = _spares.pop()
+        child.kill()
+        _end(child)
+
+
+def _spawn() -> "subprocess.Popen[bytes]":
+    path = [entry for entry in sys.path if Path(entry).is_absolute() and not _is_current_folder(entry)]
+    # -I: no module comes from the current folder. A session of its own: Ctrl-C and Ctrl-Z are the parent's.
+    command = [sys.executable, "-I", template_worker.__file__, json.dumps(path)]
+    # What is preloaded, such as a sanitizer, may reserve more memory than the limit.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise RunError(f"cannot start the process that renders the chat template: {error}") from error
+
+
+_spares: "list[subprocess.Popen[bytes]]" = []
 # Not weakref.finalize: at exit it fails where an object is collected while it goes through its list.
 _living: "weakref.WeakSet[TemplateProcess]" = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
+    end_spare()
     for process in list(_living):
         process._close()
 

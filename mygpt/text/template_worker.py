@@ -1,8 +1,9 @@
 """The child process that compiles a chat template and renders it; its parent is `template_process.py`.
 
-It reads and writes JSON, one value a line. The first line tells `path`, `source` and the limits, and is answered with
-`variables`; each further line holds the variables of a rendering, and is answered with `text`. What the template does
-wrong is answered with `error` and `kind`. What takes too much time, memory or text ends the process.
+Its argument is the path of modules. It reads and writes JSON, one value a line. The first line tells `source` and the
+limits, and is answered with `variables`; each further line holds the variables of a rendering, and is answered with
+`text`. What the template does wrong is answered with `error` and `kind`. What takes too much time, memory or text ends
+the process.
 
 It is run by its path and imports nothing of mygpt, so that it starts in a few hundredths of a second.
 """
@@ -36,12 +37,13 @@ def reply_limit(request: bytes, floor: int) -> int:
 def serve() -> None:
     """Answer the requests on standard input until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    sys.path += [entry for entry in json.loads(sys.argv[1]) if entry not in sys.path]
+    environment()  # imports Jinja before there is a request
     template: Template | None = None
     for request in sys.stdin.buffer:
         values = json.loads(request)
         if template is None:
             start = values
-            sys.path += [entry for entry in start["path"] if entry not in sys.path]
         limit_resources(start["memory_bytes"] + 16 * len(request), start["cpu_s"])
         reply: dict[str, Any]
         try:

@@ -10,12 +10,17 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from mygpt.errors import InputError
 from mygpt.text import template_process
 from mygpt.text.chat_template import ChatTemplate
+from mygpt.text.prompt_encoder import PromptEncoder
+from mygpt.text.template_process import TemplateProcess
+from mygpt.text.template_worker import to_line
+from mygpt.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 USER = {"role": "user", "content": "Hi"}
@@ -275,3 +280,20 @@ def test_a_template_that_is_dropped_ends_its_child():
         del template
         gc.collect()
     assert ends(pid)
+
+
+def test_a_child_that_was_started_before_takes_the_next_template():
+    template_process.start_spare()
+    (spare,) = template_process._spares
+    template = TemplateProcess("{{ x }}")
+    assert template._child is spare
+    assert template.render(to_line({"x": "hi"})) == {"text": "hi"}
+    assert template_process._spares == []
+
+
+def test_without_a_template_no_child_waits():
+    template_process.start_spare()
+    (spare,) = template_process._spares
+    PromptEncoder(cast(Tokenizer, None), None).prepare()
+    assert template_process._spares == []
+    assert spare.poll() is not None
