@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.fuzz import mutate_bytes, mutate_files, values
 from tests.fuzz.bases import Bases
-from tests.fuzz.case import MODEL, Case
+from tests.fuzz.case import MODEL, Case, Unreadable
 from tests.fuzz.kinds.commands import ONE, new_case
 
 _MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
@@ -137,9 +137,13 @@ def transcript(rng: random.Random, bases: Bases) -> Case:
     case.files["t.json"] = content
     if rng.random() < 0.08:
         mutate_files.mutate(rng, case, ["t.json"])
-    case.arguments, case.stdin = rng.choice((
+    uses = (
         (["chat", MODEL, "--load", "t.json", *ONE], b"And?\n/show\n/regen\n/undo\n/save new.json\n"),
         (["chat", MODEL, *ONE], b"/load t.json\nAnd?\n/undo\n/regen\n/show\n"),
         (["generate", MODEL, "--prompts", "t.json", "--max_new_tokens", "2"], b""),
-    ))  # fmt: skip
+    )
+    case.arguments, case.stdin = rng.choice(uses)
+    # Its user may not start Python, which a template needs.
+    if isinstance(case.files["t.json"], Unreadable):
+        case.arguments, case.stdin = uses[0]
     return case
