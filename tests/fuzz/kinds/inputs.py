@@ -144,6 +144,6 @@ def transcript(rng: random.Random, bases: Bases) -> Case:
     )
     case.arguments, case.stdin = rng.choice(uses)
     # Its user may not start Python, which a template needs.
-    if isinstance(case.files["t.json"], Unreadable):
+    if isinstance(case.files.get("t.json"), Unreadable):
         case.arguments, case.stdin = uses[0]
     return case
