@@ -52,6 +52,11 @@ class Case:
     stdin: bytes = b""
     mutations: list[str] = field(default_factory=list)
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether a file may not be read: then its user may not start Python either, which a chat template needs."""
+        return any(isinstance(entry, Unreadable) for entry in self.files.values())
+
     def add_model(self, files: Mapping[str, Entry]) -> None:
         """Put a model's files where `o/m` finds them."""
         self.files.update({f"{MODEL}/{name}": content for name, content in files.items()})

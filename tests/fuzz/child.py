@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
-from tests.fuzz.case import CANARY, Case, Unreadable, give_to, remove, write_files
+from tests.fuzz.case import CANARY, Case, give_to, remove, write_files
 from tests.fuzz.rights import NOBODY, become, reaches_python
 
 Call = Callable[[list[str]], int]
@@ -198,7 +198,6 @@ def _children() -> list[int]:
 
 def _child(case: Case, place: Place, call: Call, limits: Limits) -> NoReturn:
     """In the new process: never returns."""
-    unreadable = any(isinstance(entry, Unreadable) for entry in case.files.values())
     code = 70
     try:
         os.setsid()
@@ -211,7 +210,7 @@ def _child(case: Case, place: Place, call: Call, limits: Limits) -> NoReturn:
         os.chdir(place.run)
         _set_limits(limits)
         if place.user is not None:
-            become(place.user, reads_all=place.reads_all and not unreadable)
+            become(place.user, reads_all=place.reads_all and not case.unreadable)
         _open_streams()
         tempfile.tempdir = None
         code = _as_python_does(case.arguments, call)

@@ -2,7 +2,7 @@
 
 import random
 
-from tests.fuzz.case import MODEL, Case, Unreadable
+from tests.fuzz.case import MODEL, Case
 
 ONE = ("--max_new_tokens", "2", "--seed", "1")
 _DEFAULT = "../home/.cache/mygpt/SmolLM2-135M-Instruct"
@@ -24,7 +24,7 @@ _COMMANDS: tuple[tuple[int, list[str]], ...] = (
 def use_model(rng: random.Random, case: Case, path: str = MODEL) -> Case:
     """Give the case one of the commands, with the model's path."""
     known = _COMMANDS
-    if any(isinstance(entry, Unreadable) for entry in case.files.values()):  # its user may not start Python
+    if case.unreadable:
         known = tuple(
             row for row in known if row[1][0] in ("plan", "convert", "list") or "--raw_prompt" in row[1]
         )

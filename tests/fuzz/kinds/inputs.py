@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.fuzz import mutate_bytes, mutate_files, values
 from tests.fuzz.bases import Bases
-from tests.fuzz.case import MODEL, Case, Unreadable
+from tests.fuzz.case import MODEL, Case
 from tests.fuzz.kinds.commands import ONE, new_case
 
 _MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
@@ -143,7 +143,6 @@ def transcript(rng: random.Random, bases: Bases) -> Case:
         (["generate", MODEL, "--prompts", "t.json", "--max_new_tokens", "2"], b""),
     )
     case.arguments, case.stdin = rng.choice(uses)
-    # Its user may not start Python, which a template needs.
-    if isinstance(case.files.get("t.json"), Unreadable):
+    if case.unreadable:  # refused before a template is needed
         case.arguments, case.stdin = uses[0]
     return case
